@@ -1,0 +1,73 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+# What must be on the machine, as command=package. Installed only where missing.
+DEBIAN_PACKAGES := git=git python3=python3
+# The same for modules that Debian splits from Python, as module=package.
+DEBIAN_MODULES := ensurepip=python3-venv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help system $(VENV) demo test check fix bench soak lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z$$().A-Z]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+system: ## Install the Debian packages that are missing (as root or with sudo)
+	@missing=""; \
+	for pair in $(DEBIAN_PACKAGES); do \
+		command -v "$${pair%%=*}" >/dev/null 2>&1 || missing="$$missing $${pair#*=}"; \
+	done; \
+	for pair in $(DEBIAN_MODULES); do \
+		$(PYTHON) -c "import $${pair%%=*}" >/dev/null 2>&1 || missing="$$missing $${pair#*=}"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	echo "missing:$$missing"; \
+	command -v apt-get >/dev/null 2>&1 || { echo "no apt-get here: install them by hand" >&2; exit 1; }; \
+	if [ "$$(id -u)" -eq 0 ]; then as_root=""; \
+	elif command -v sudo >/dev/null 2>&1; then as_root="sudo"; \
+	else echo "not root and no sudo: install them by hand" >&2; exit 1; fi; \
+	$$as_root apt-get update -q && $$as_root apt-get install -q -y --no-install-recommends $$missing
+
+$(VENV): $(INSTALLED) ## Create the environment from requirements.lock
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.12" >&2; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(INSTALLED) ## Show what Indelible does
+	./demo/run
+
+test: $(INSTALLED) ## Run the tests and report branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(INSTALLED) ## Lint, check the format and the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fix: $(INSTALLED) ## Format, and repair what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(INSTALLED) ## Run the benchmarks
+	$(BIN)/python -m benchmarks
+
+soak: $(INSTALLED) ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m soak
+
+lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-config --upgrade \
+		--extra cli --group dev --output-file requirements.lock pyproject.toml
+
+clean: ## Remove the environment, caches and what was built
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
