@@ -1,0 +1,1 @@
+"""Indelible: an audit trail for Python applications."""

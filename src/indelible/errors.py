@@ -1,0 +1,158 @@
+"""
+Every error of Indelible, as one tree that says whose turn it is.
+
+::
+
+    IndelibleError
+    ├── CallerError            the caller's turn: change the call
+    │   ├── InvalidEvent           a field is missing or wrong
+    │   │   └── EventTooLarge      it does not fit into an entry
+    │   ├── InvalidQuery           a query, filter or time that means nothing
+    │   │   └── InvalidCursor      a cursor of another query, or a changed one
+    │   ├── UnknownStream          the trail has no such stream
+    │   ├── NotFound               no entry has this id
+    │   ├── NotATrail              this directory holds no trail
+    │   ├── AlreadyATrail          this directory holds one already
+    │   ├── UnsupportedVersion     a newer version of Indelible wrote this
+    │   ├── UnsupportedFileSystem  SQLite's locks do not hold there
+    │   ├── KeyUnavailable         the signing key is lost or may not be read
+    │   └── TrailClosed            the trail was closed
+    ├── StoreError             try again: nothing was written
+    │   ├── StoreFull              the disk or the quota is full
+    │   ├── StoreReadOnly          the files may not be written
+    │   └── Moved                  another writer has taken over (stale epoch)
+    ├── WriteUncertain         outcome unknown: look before you retry
+    └── VerificationError      evidence does not hold: never retry, raise the alarm
+        ├── Malformed              bytes that are not the format they claim
+        ├── InvalidSignature       a signature is missing, unknown or wrong
+        ├── InvalidProof           a path that does not lead to the root
+        ├── BrokenChain            an entry names another predecessor
+        ├── Damaged                stored bytes that are not those recorded
+        └── Rollback               less is here than was signed before
+
+A message names the thing, what was found and what was expected.
+"""
+
+
+class IndelibleError(Exception):
+    """Any error that Indelible raises on purpose."""
+
+
+class CallerError(IndelibleError):
+    """The call cannot succeed as it stands."""
+
+
+class InvalidEvent(CallerError):
+    """
+    An event that may not be recorded.
+
+    Args:
+        field: Path of the field, with dots: ``actor.id``.
+        found: What was there.
+        expected: What may be there.
+    """
+
+    def __init__(self, field: str, found: object, expected: str) -> None:
+        self.field = field
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{field}: found {_shown(found)}, expected {expected}")
+
+
+class EventTooLarge(InvalidEvent):
+    """An event whose sealed bytes do not fit into an entry."""
+
+
+class InvalidQuery(CallerError):
+    """A query that means nothing."""
+
+
+class InvalidCursor(InvalidQuery):
+    """A cursor that belongs to another query or was changed."""
+
+
+class UnknownStream(CallerError):
+    """The trail has no stream of this name."""
+
+
+class NotFound(CallerError):
+    """Nothing in the trail has this id."""
+
+
+class NotATrail(CallerError):
+    """The directory is missing or holds something else."""
+
+
+class AlreadyATrail(CallerError):
+    """The directory holds a trail, or something else, already."""
+
+
+class UnsupportedVersion(CallerError):
+    """A newer version of Indelible wrote this; this one may not touch it."""
+
+
+class UnsupportedFileSystem(CallerError):
+    """A file system on which SQLite's locks do not hold."""
+
+
+class KeyUnavailable(CallerError):
+    """A signing key is lost, unreadable, or readable by others."""
+
+
+class TrailClosed(CallerError):
+    """The trail was closed; open it again."""
+
+
+class StoreError(IndelibleError):
+    """The store failed; nothing was written, and trying again is safe."""
+
+
+class StoreFull(StoreError):
+    """No room is left."""
+
+
+class StoreReadOnly(StoreError):
+    """The store's files may not be written."""
+
+
+class Moved(StoreError):
+    """Another writer holds a newer epoch; this one may not write again."""
+
+
+class WriteUncertain(IndelibleError):
+    """The write may have happened; look at the head before retrying."""
+
+
+class VerificationError(IndelibleError):
+    """Evidence does not hold."""
+
+
+class Malformed(VerificationError):
+    """Bytes that are not an exact instance of the format they claim to be."""
+
+
+class InvalidSignature(VerificationError):
+    """A note without a signature that suffices, or with a wrong one."""
+
+
+class InvalidProof(VerificationError):
+    """A proof that does not lead from its leaf to its root."""
+
+
+class BrokenChain(VerificationError):
+    """An entry that names another leaf hash than its predecessor's."""
+
+
+class Damaged(VerificationError):
+    """Stored bytes that are not those that were recorded."""
+
+
+class Rollback(VerificationError):
+    """A log that is smaller than, or not consistent with, what was signed before."""
+
+
+def _shown(value: object) -> str:
+    # Long or secret-looking values do not belong into logs; the type and the
+    # beginning are enough to find the line that is wrong.
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
