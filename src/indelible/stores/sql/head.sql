@@ -1,0 +1,64 @@
+-- The head of a trail: the only file that promises rest on. Everything of one
+-- group commit is one transaction here.
+--
+-- key = number of the log << 40 | number of the row within the log, so that rows
+-- of one log stand together in the order of the log.
+
+CREATE TABLE log (
+    number      INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,   -- user, user~2
+    origin      TEXT NOT NULL UNIQUE,
+    size        INTEGER NOT NULL,
+    edge        BLOB NOT NULL,          -- right edge of the tree, largest subtree first
+    last_leaf   BLOB NOT NULL,
+    recorded_at INTEGER NOT NULL,       -- microseconds since 1970
+    checkpoint  BLOB NOT NULL           -- signed note over exactly this size
+) STRICT;
+
+-- Entries after the last complete tile, a row for each batch. key: index of the first.
+CREATE TABLE tail (
+    key            INTEGER PRIMARY KEY,
+    entries        INTEGER NOT NULL,
+    recorded_least INTEGER NOT NULL, recorded_most INTEGER NOT NULL,
+    occurred_least INTEGER NOT NULL, occurred_most INTEGER NOT NULL,
+    id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,
+    columns        BLOB NOT NULL,
+    leaves         BLOB NOT NULL,
+    bodies         BLOB NOT NULL        -- separated by line feeds
+) STRICT;
+
+-- Complete tiles of 256 entries that are in no closed segment. key: number of the tile.
+CREATE TABLE tile (
+    key            INTEGER PRIMARY KEY,
+    recorded_least INTEGER NOT NULL, recorded_most INTEGER NOT NULL,
+    occurred_least INTEGER NOT NULL, occurred_most INTEGER NOT NULL,
+    id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,
+    root           BLOB NOT NULL,
+    columns        BLOB NOT NULL,
+    leaves         BLOB NOT NULL
+) STRICT;
+
+-- Their bodies, 64 to a block. key: number of the block.
+CREATE TABLE block (
+    key  INTEGER PRIMARY KEY,
+    data BLOB NOT NULL
+) STRICT;
+
+-- Closed segments. key: number of the segment.
+CREATE TABLE segment (
+    key            INTEGER PRIMARY KEY,
+    recorded_least INTEGER NOT NULL, recorded_most INTEGER NOT NULL,
+    occurred_least INTEGER NOT NULL, occurred_most INTEGER NOT NULL,
+    id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,
+    root           BLOB NOT NULL,
+    file_hash      BLOB NOT NULL,       -- SHA-256 of the file, also in the custody stream
+    file_size      INTEGER NOT NULL,
+    counts         BLOB NOT NULL,
+    filter         BLOB NOT NULL
+) STRICT;
+
+-- Rotation notes. key: size of the log at the rotation.
+CREATE TABLE rotation (
+    key  INTEGER PRIMARY KEY,
+    note BLOB NOT NULL
+) STRICT;

@@ -1,0 +1,1271 @@
+"""
+SQLite store: a trail in one directory, for one machine and several processes.
+
+::
+
+    head.db                  the only file that promises rest on (WAL, synchronous=FULL)
+    mark                     high-water mark, see `indelible.mark`
+    writer.lock              held by the one who writes
+    closing.lock             held by the one who builds segments
+    segments/user/000000     closed segments, immutable
+
+Closing a segment builds its file aside and syncs it; one transaction on ``head.db``
+then registers it and drops the rows that it replaces. A file that is not
+registered means nothing and is built again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import weakref
+from array import array
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from indelible.errors import (
+    Damaged,
+    IndelibleError,
+    NotATrail,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    UnsupportedFileSystem,
+    UnsupportedVersion,
+    WriteUncertain,
+)
+from indelible.mark import Mark
+from indelible.merkle import HASH_SIZE, Edge, subtree_root
+from indelible.segment import (
+    BLOCK,
+    SEGMENT,
+    SEGMENTS_LEVEL,
+    TILE,
+    TILES_LEVEL,
+    Columns,
+    Filter,
+    Postings,
+    Segment,
+    Span,
+    find_fingerprint,
+    find_in_columns,
+    pack_block,
+    unpack_block,
+)
+from indelible.store import Head, Stored, Tile, Wanted, Work
+from indelible.terms import FEW_VALUES, field_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from indelible.store import Batch
+
+VERSION = 1
+"""Of the files' layout, as ``user_version`` of ``head.db``."""
+
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb2 smb3 smbfs 9p afs ceph glusterfs lustre ncpfs fuse.sshfs fuse.s3fs"
+    " fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.juicefs virtiofs vboxsf".split()
+)
+_LOG_SHIFT = 40
+_CHECKPOINT_PAGES = 4_000
+_OPEN_SEGMENTS = 256
+_SPANS = (
+    "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
+)
+_sql = files("indelible.stores") / "sql"
+
+
+class SqliteStore:
+    """
+    The store in the directory at *path*; implements `indelible.store.Store`.
+
+    Args:
+        create: Make the files, in a directory that exists.
+
+    Raises:
+        NotATrail: There is no store in the directory.
+        UnsupportedVersion: A newer version wrote it.
+        UnsupportedFileSystem: It lies on a network file system.
+        StoreError: The files cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        check_file_system(path)
+        self._writing = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._lock_file: int | None = None
+        self._readers = _Readers(path / "head.db")
+        self._segment_files = _SegmentFiles()
+        self._segments: dict[str, list[Segment]] = {}
+        self._mark = Mark(path / "mark")
+        if create:
+            self._create()
+        elif not (path / "head.db").is_file():
+            raise NotATrail(f"{path}: holds no head.db")
+        with self._readers.connection() as connection:
+            _check_version(connection)
+        _stores.add(self)
+
+    @contextmanager
+    def write(self) -> Iterator[_Transaction]:
+        """Begin the one transaction that writes; see `indelible.store.Store.write`."""
+        with self._writing, self._locked():
+            connection = self._writing_connection()
+            with _translated():
+                connection.execute("BEGIN IMMEDIATE")
+            try:
+                with _translated():
+                    _check_version(connection)
+                    transaction = _Transaction(connection)
+                    yield transaction
+            except BaseException:
+                _roll_back(connection)
+                raise
+            # Crash before this line: nothing happened. Crash after it: everything
+            # did, and nobody was told; the next start finds the entries.
+            _commit(connection)
+            heads = transaction.heads()
+            # Crash here: the mark is one commit behind, which only notices less.
+            with suppress(OSError):
+                self._mark.write(heads)
+
+    @contextmanager
+    def read(self) -> Iterator[_View]:
+        """Look at one state of the store; see `indelible.store.Store.read`."""
+        with self._readers.connection() as connection, _translated():
+            connection.execute("BEGIN")
+            try:
+                yield _View(self, connection)
+            finally:
+                _roll_back(connection)
+
+    def close_segments(self) -> Iterator[Segment]:
+        """Build the files of complete segments; see `indelible.store.Store.close_segments`."""
+        while True:
+            with self._readers.connection() as connection, _translated():
+                due = _first_due(connection)
+            if due is None:
+                return
+            with _try_lock(self.path / "closing.lock") as locked:
+                if not locked:
+                    return
+                # Another process may have closed it since.
+                with self._readers.connection() as connection, _translated():
+                    if due != _first_due(connection):
+                        continue
+                with _translated():
+                    segment = _build(self.path, *due)
+                yield segment
+
+    def mark(self) -> Mark:
+        """Return the high-water mark beside this store."""
+        return self._mark
+
+    def segment_path(self, log: str, number: int) -> Path:
+        """Return where the file of a closed segment is."""
+        return _segment_path(self.path, log, number)
+
+    def backup(self, target: Path) -> None:
+        """
+        Copy the head as it is now into the new file *target*, while others write.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        with self._readers.connection() as connection, _translated():
+            copy = sqlite3.connect(target)
+            try:
+                connection.backup(copy, pages=-1)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            finally:
+                copy.close()
+
+    def close(self) -> None:
+        """Give back connections and files."""
+        with self._writing:
+            self._close_writer()
+        self._readers.close()
+        self._segment_files.close()
+        _stores.discard(self)
+
+    def _create(self) -> None:
+        with _translated():
+            connection = _connect(self.path / "head.db")
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    for statement in (_sql / "head.sql").read_text("utf-8").split(";\n"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+        (self.path / "segments").mkdir(exist_ok=True)
+        sync_directory(self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # flock hands the lock over at once; SQLite's own busy handler sleeps and
+        # is unfair to those who wait longest.
+        if self._lock_file is None:
+            with _translated():
+                self._lock_file = os.open(
+                    self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    def _writing_connection(self) -> sqlite3.Connection:
+        if self._writer is None:
+            with _translated():
+                if not os.access(self.path / "head.db", os.W_OK):
+                    raise StoreReadOnly(f"{self.path}: head.db may not be written")
+                self._writer = _connect(self.path / "head.db")
+        return self._writer
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _closed(self, connection: sqlite3.Connection, log: str, number: int) -> list[Segment]:
+        """Return the closed segments of a log; those known before are not read again."""
+        known = self._segments.get(log, [])
+        fresh = [
+            _segment_from_row(log, row)
+            for row in connection.execute(
+                f"SELECT key, root, file_hash, file_size, counts, filter, {_SPANS}"  # noqa: S608
+                " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
+                (number << _LOG_SHIFT | len(known), number + 1 << _LOG_SHIFT),
+            )
+        ]
+        if fresh:
+            known = known + fresh
+            self._segments[log] = known
+        return known
+
+    def before_fork(self) -> None:
+        """Let what is under way end, and hold no connection: SQLite's do not survive a fork."""
+        self._writing.acquire()
+        self._close_writer()
+        self._readers.before_fork()
+        self._segment_files.before_fork()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent and in the child."""
+        self._segment_files.after_fork()
+        self._readers.after_fork()
+        self._writing.release()
+
+
+class _Transaction:
+    """Implements `indelible.store.Transaction`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._numbers, self._heads = _read_heads(connection)
+
+    def heads(self) -> Mapping[str, Head]:
+        return self._heads
+
+    def leaf(self, log: str, index: int) -> bytes:
+        number = self._numbers[log]
+        row = self._connection.execute(
+            "SELECT key, leaves FROM tail WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT 1",
+            (_key(number, index - index % TILE), _key(number, index)),
+        ).fetchone()
+        if row is not None:
+            return _hash(row[1], index - _unkey(row[0]))
+        row = self._connection.execute(
+            "SELECT leaves FROM tile WHERE key = ?", (_key(number, index // TILE),)
+        ).fetchone()
+        if row is None:
+            raise StoreError(f"log {log}: entry {index} is in no open tile")
+        return _hash(row[0], index % TILE)
+
+    def create(self, head: Head) -> None:
+        self._connection.execute(
+            "INSERT INTO log (name, origin, size, edge, last_leaf, recorded_at, checkpoint)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (head.log, head.origin, *_head_columns(head)),
+        )
+        self._numbers, self._heads = _read_heads(self._connection)
+
+    def append(self, batch: Batch) -> None:
+        head = batch.head
+        number = self._numbers[head.log]
+        roots = iter(batch.tile_roots)
+        done, total = 0, len(batch.bodies)
+        while done < total:
+            place = (batch.first + done) % TILE
+            count = min(TILE - place, total - done)
+            part = _Rows.of(batch, done, done + count)
+            if place + count == TILE:
+                if place:
+                    part = self._take_tail(number, batch.first + done - place, part)
+                self._add_tile(number, (batch.first + done) // TILE, part, next(roots))
+            else:
+                self._connection.execute(
+                    "INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        _key(number, batch.first + done),
+                        count,
+                        *part.spans,
+                        part.columns.to_bytes(),
+                        part.leaves,
+                        b"\n".join(part.bodies),
+                    ),
+                )
+            done += count
+        self._move(head)
+
+    def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
+        head = self._heads[log]
+        self._connection.execute(
+            "INSERT INTO rotation VALUES (?, ?)", (_key(self._numbers[log], head.size), note)
+        )
+        self._move(replace(head, checkpoint=checkpoint))
+
+    def register(self, segment: Segment) -> None:
+        number = self._numbers[segment.log]
+        self._connection.execute(
+            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                _key(number, segment.number),
+                *_span_columns(segment.recorded, segment.occurred, segment.id_times),
+                segment.root,
+                segment.file_hash,
+                segment.file_size,
+                msgspec.msgpack.encode(segment.counts),
+                segment.filter,
+            ),
+        )
+        for table, width in (("tile", TILE), ("block", BLOCK)):
+            first = segment.first // width
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
+                (_key(number, first), _key(number, first + SEGMENT // width)),
+            )
+
+    def _move(self, head: Head) -> None:
+        self._connection.execute(
+            "UPDATE log SET size = ?, edge = ?, last_leaf = ?, recorded_at = ?, checkpoint = ?"
+            " WHERE number = ?",
+            (*_head_columns(head), self._numbers[head.log]),
+        )
+        self._heads = {**self._heads, head.log: head}
+
+    def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
+        keys = (_key(number, first), _key(number, first + TILE))
+        rows = self._connection.execute(
+            f"SELECT entries, columns, leaves, bodies, {_SPANS} FROM tail"  # noqa: S608
+            " WHERE key >= ? AND key < ? ORDER BY key",
+            keys,
+        ).fetchall()
+        self._connection.execute("DELETE FROM tail WHERE key >= ? AND key < ?", keys)
+        return _Rows.joined([*map(_Rows.from_row, rows), part])
+
+    def _add_tile(self, number: int, tile: int, rows: _Rows, root: bytes) -> None:
+        self._connection.execute(
+            "INSERT INTO tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (_key(number, tile), *rows.spans, root, rows.columns.to_bytes(), rows.leaves),
+        )
+        per_tile = TILE // BLOCK
+        self._connection.executemany(
+            "INSERT INTO block VALUES (?, ?)",
+            [
+                (
+                    _key(number, tile * per_tile + block),
+                    pack_block(rows.bodies[block * BLOCK : block * BLOCK + BLOCK]),
+                )
+                for block in range(per_tile)
+            ],
+        )
+
+
+class _Rows:
+    """Some consecutive entries on their way into a row."""
+
+    __slots__ = ("bodies", "columns", "leaves", "spans")
+
+    def __init__(
+        self, bodies: Sequence[bytes], leaves: bytes, columns: Columns, spans: tuple[int, ...]
+    ) -> None:
+        self.bodies, self.leaves, self.columns, self.spans = bodies, leaves, columns, spans
+
+    @classmethod
+    def of(cls, batch: Batch, start: int, end: int) -> _Rows:
+        terms = batch.terms[start:end]
+        return cls(
+            batch.bodies[start:end],
+            b"".join(batch.leaves[start:end]),
+            Columns.of(terms),
+            _span_columns(
+                Span(batch.head.recorded_at, batch.head.recorded_at),
+                Span.of([entry.occurred_at for entry in terms]),
+                Span.of([entry.id_time for entry in terms]),
+            ),
+        )
+
+    @classmethod
+    def from_row(cls, row: tuple[Any, ...]) -> _Rows:
+        entries, columns, leaves, bodies, *spans = row
+        return cls(bodies.split(b"\n"), leaves, Columns.from_bytes(entries, columns), tuple(spans))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Rows]) -> _Rows:
+        return cls(
+            [body for part in parts for body in part.bodies],
+            b"".join(part.leaves for part in parts),
+            Columns.joined([part.columns for part in parts]),
+            _join_spans([part.spans for part in parts]),
+        )
+
+
+class _View:
+    """Implements `indelible.store.View`."""
+
+    def __init__(self, store: SqliteStore, connection: sqlite3.Connection) -> None:
+        self.work = Work()
+        self._store = store
+        self._connection = connection
+        self._numbers, self._heads = _read_heads(connection)
+        self._tile_leaves: dict[tuple[str, int], bytes] = {}
+        self._tile_roots: dict[tuple[str, int], list[bytes]] = {}
+
+    def heads(self) -> Mapping[str, Head]:
+        return self._heads
+
+    def rotations(self, log: str) -> list[bytes]:
+        number = self._numbers[log]
+        return [
+            row[0]
+            for row in self._connection.execute(
+                "SELECT note FROM rotation WHERE key >= ? AND key < ? ORDER BY key",
+                (_key(number, 0), _key(number + 1, 0)),
+            )
+        ]
+
+    def segments(self, log: str) -> Sequence[Segment]:
+        return self._store._closed(self._connection, log, self._numbers[log])  # noqa: SLF001
+
+    def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
+        bodies: dict[int, list[bytes]] = {}
+        found = []
+        for index in indexes:
+            block = index // BLOCK
+            if block not in bodies:
+                bodies[block] = self._block(log, block)
+            body = bodies[block]
+            if index % BLOCK >= len(body):
+                raise Damaged(f"log {log}: block {block} holds {len(body)} bodies, not {index}")
+            found.append(
+                Stored(
+                    index=index,
+                    previous=self._leaf(log, index - 1),
+                    body=body[index % BLOCK],
+                    leaf=self._leaf(log, index),
+                )
+            )
+        return found
+
+    def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
+        last = min(last, self._heads[log].size)
+        previous = self._leaf(log, first - 1)
+        for segment in self.segments(log):
+            if segment.first >= last or segment.first + SEGMENT <= first:
+                continue
+            with self._open(segment) as file:
+                tiles = range(
+                    max(first, segment.first) // TILE % TILE,
+                    (min(last, segment.first + SEGMENT) - segment.first + TILE - 1) // TILE,
+                )
+                for tile in tiles:
+                    row = file.execute(
+                        "SELECT root, hashes FROM tile JOIN leaves USING (number)"
+                        " WHERE number = ?",
+                        (tile,),
+                    ).fetchone()
+                    blocks = file.execute(
+                        "SELECT data FROM block WHERE number >= ? AND number < ? ORDER BY number",
+                        (tile * (TILE // BLOCK), (tile + 1) * (TILE // BLOCK)),
+                    ).fetchall()
+                    if row is None or len(blocks) != TILE // BLOCK:
+                        raise Damaged(f"{_name(segment)}: tile {tile} is not whole")
+                    try:
+                        bodies = [body for (data,) in blocks for body in unpack_block(data)]
+                    except Damaged as error:
+                        raise Damaged(f"{_name(segment)}: tile {tile}: {error}") from error
+                    yield Tile(
+                        first=segment.first + tile * TILE,
+                        previous=previous,
+                        bodies=bodies,
+                        leaves=row[1],
+                        root=row[0],
+                        columns=None,
+                    )
+                    previous = row[1][-HASH_SIZE:]
+        closed = len(self.segments(log)) * SEGMENT
+        for start in range(max(first, closed), last, TILE):
+            blocks_of_tile = range(start // BLOCK, -(-min(start + TILE, last) // BLOCK))
+            leaves = self._leaves_of_tile(log, start // TILE)
+            yield Tile(
+                first=start,
+                previous=previous,
+                bodies=[body for block in blocks_of_tile for body in self._block(log, block)],
+                leaves=leaves,
+                root=self._open_root(log, start // TILE),
+                columns=self._open_columns(log, start),
+            )
+            previous = leaves[-HASH_SIZE:]
+
+    def _open_root(self, log: str, tile: int) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT root FROM tile WHERE key = ?", (_key(self._numbers[log], tile),)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def _open_columns(self, log: str, first: int) -> Columns:
+        return Columns.joined(
+            [
+                Columns.from_bytes(entries, columns)
+                for _, entries, columns in self._open_rows(log, first=first, last=first + TILE)
+            ]
+        )
+
+    def leaves(self, log: str, first: int, last: int) -> list[bytes]:
+        joined = b"".join(
+            self._leaves_of_tile(log, tile) for tile in range(first // TILE, -(-last // TILE))
+        )
+        start = first % TILE
+        return [_hash(joined, place) for place in range(start, start + last - first)]
+
+    def node(self, log: str, level: int, index: int) -> bytes:
+        if level < TILES_LEVEL:
+            first = index << level
+            return subtree_root(self.leaves(log, first, first + (1 << level)))
+        if level <= SEGMENTS_LEVEL:
+            per_segment = SEGMENTS_LEVEL - TILES_LEVEL
+            first = index << (level - TILES_LEVEL)
+            roots = self._roots_of_tiles(log, first >> per_segment)
+            start = first % TILE
+            return subtree_root(roots[start : start + (1 << (level - TILES_LEVEL))])
+        width = level - SEGMENTS_LEVEL
+        return subtree_root(
+            [self._segment_root(log, n) for n in range(index << width, index + 1 << width)]
+        )
+
+    def candidates(
+        self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[int]:
+        parts: list[Iterable[int]] = [
+            self._in_segments(log, wanted, first, last, newest_first=newest_first),
+            self._in_open_rows(log, wanted, first, last, newest_first=newest_first),
+        ]
+        for part in reversed(parts) if newest_first else parts:
+            yield from part
+
+    def tally(
+        self, log: str, field: int, indexes: Sequence[int] | None
+    ) -> dict[int, tuple[int, int]]:
+        totals: dict[int, tuple[int, int]] = {}
+        chosen = None if indexes is None else set(indexes)
+        for segment in self.segments(log):
+            if chosen is None and field in FEW_VALUES:
+                counted: Iterable[tuple[int, int, int]] = (
+                    (term, count, place) for term, (count, place) in segment.counts.items()
+                )
+            elif chosen is not None and chosen.isdisjoint(
+                range(segment.first, segment.first + SEGMENT)
+            ):
+                continue
+            else:
+                counted = self._count_in_segment(segment, field, chosen)
+            for term, count, place in counted:
+                if field_of(term) == field:
+                    total, _ = totals.get(term, (0, 0))
+                    totals[term] = (total + count, segment.first + place)
+        for start, entries, row in self._open_rows(log):
+            columns = Columns.from_bytes(entries, row)
+            for term, places in Postings.collect([columns]).items():
+                if field_of(term) != field:
+                    continue
+                hits = [start + p for p in places if chosen is None or start + p in chosen]
+                if hits:
+                    total, _ = totals.get(term, (0, 0))
+                    totals[term] = (total + len(hits), hits[-1])
+        return totals
+
+    def _count_in_segment(
+        self, segment: Segment, field: int, chosen: set[int] | None
+    ) -> Iterator[tuple[int, int, int]]:
+        with self._open(segment) as file:
+            for (page,) in file.execute("SELECT page FROM posting ORDER BY least_term"):
+                for term, places in Postings.read(page):
+                    if field_of(term) != field:
+                        continue
+                    hits = (
+                        places
+                        if chosen is None
+                        else [place for place in places if segment.first + place in chosen]
+                    )
+                    if hits:
+                        yield term, len(hits), hits[-1]
+
+    def _in_segments(
+        self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[int]:
+        segments = self.segments(log)
+        for segment in reversed(segments) if newest_first else segments:
+            start = segment.first
+            if start >= last or start + SEGMENT <= first:
+                continue
+            if not _may_hold(segment, wanted):
+                self.work.segments_skipped += 1
+                continue
+            with self._open(segment) as file:
+                places = _places_in_segment(file, wanted)
+            for place in reversed(places) if newest_first else places:
+                if first <= start + place < last:
+                    yield start + place
+
+    def _in_open_rows(
+        self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[int]:
+        rows = self._open_rows(log, wanted, first, last)
+        for start, entries, columns in reversed(list(rows)) if newest_first else rows:
+            self.work.tiles_read += 1
+            places: Iterable[int] = range(entries)
+            if wanted.id is not None:
+                ids = columns[entries : entries * 5]
+                places = sorted(set(places).intersection(find_fingerprint(ids, wanted.id[0])))
+            if wanted.trace is not None:
+                traces = Columns.from_bytes(entries, columns).traces
+                places = [p for p in places if p < len(traces) and traces[p] == wanted.trace]
+            if wanted.groups and places:
+                found = find_in_columns(columns, entries, wanted.groups) or set()
+                places = sorted(found.intersection(places))
+            for place in reversed(list(places)) if newest_first else places:
+                if first <= start + place < last:
+                    yield start + place
+
+    def _open_rows(
+        self, log: str, wanted: Wanted | None = None, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, int, bytes]]:
+        """Yield index of the first entry, number of entries and columns of each open row."""
+        number, last = self._numbers[log], self._heads[log].size if last is None else last
+        within, values = _within(wanted or Wanted())
+        for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
+            start = first // TILE * TILE // width
+            for key, count, columns in self._connection.execute(
+                f"SELECT key, {entries}, columns FROM {table}"  # noqa: S608
+                f" WHERE key >= ? AND key < ? {within} ORDER BY key",
+                (_key(number, start), _key(number, -(-last // width)), *values),
+            ):
+                yield _unkey(key) * width, count, columns
+
+    def _block(self, log: str, block: int) -> list[bytes]:
+        self.work.blocks_read += 1
+        segment = self._segment_of(log, block * BLOCK)
+        if segment is not None:
+            with self._open(segment) as file:
+                row = file.execute(
+                    "SELECT data FROM block WHERE number = ?",
+                    (block - segment.first // BLOCK,),
+                ).fetchone()
+            if row is None:
+                raise Damaged(f"{_name(segment)}: block {block} is missing")
+            try:
+                return unpack_block(row[0])
+            except Damaged as error:
+                raise Damaged(f"{_name(segment)}: {error}") from error
+        number, size = self._numbers[log], self._heads[log].size
+        if block * BLOCK < size // TILE * TILE:
+            row = self._connection.execute(
+                "SELECT data FROM block WHERE key = ?", (_key(number, block),)
+            ).fetchone()
+            if row is None:
+                raise Damaged(f"log {log}: block {block} is missing")
+            return unpack_block(row[0])
+        rows = self._connection.execute(
+            "SELECT key, bodies FROM tail WHERE key >= ? AND key < ? ORDER BY key",
+            (_key(number, size // TILE * TILE), _key(number + 1, 0)),
+        )
+        tail = [body for _, bodies in rows for body in bodies.split(b"\n")]
+        start = block * BLOCK % TILE
+        return tail[start : start + BLOCK]
+
+    def _leaf(self, log: str, index: int) -> bytes:
+        if index < 0:
+            return Head(log=log, origin="").last_leaf
+        return _hash(self._leaves_of_tile(log, index // TILE), index % TILE)
+
+    def _leaves_of_tile(self, log: str, tile: int) -> bytes:
+        cached = self._tile_leaves.get((log, tile))
+        if cached is not None:
+            return cached
+        size = self._heads[log].size
+        segment = self._segment_of(log, tile * TILE)
+        if segment is not None:
+            with self._open(segment) as file:
+                rows = file.execute(
+                    "SELECT hashes FROM leaves WHERE number = ?", (tile % TILE,)
+                ).fetchall()
+        elif tile < size // TILE:
+            rows = self._connection.execute(
+                "SELECT leaves FROM tile WHERE key = ?", (_key(self._numbers[log], tile),)
+            ).fetchall()
+        else:
+            number = self._numbers[log]
+            rows = self._connection.execute(
+                "SELECT leaves FROM tail WHERE key >= ? AND key < ? ORDER BY key",
+                (_key(number, tile * TILE), _key(number + 1, 0)),
+            ).fetchall()
+        leaves = b"".join(row[0] for row in rows)
+        if len(leaves) != HASH_SIZE * min(TILE, size - tile * TILE):
+            where = f"log {log}" if segment is None else _name(segment)
+            raise Damaged(f"{where}: tile {tile} holds {len(leaves)} bytes of leaf hashes")
+        if len(self._tile_leaves) >= TILE:
+            self._tile_leaves.clear()
+        self._tile_leaves[log, tile] = leaves
+        return leaves
+
+    def _roots_of_tiles(self, log: str, segment_number: int) -> list[bytes]:
+        cached = self._tile_roots.get((log, segment_number))
+        if cached is not None:
+            return cached
+        segment = self._segment_of(log, segment_number * SEGMENT)
+        if segment is not None:
+            with self._open(segment) as file:
+                rows = file.execute("SELECT root FROM tile ORDER BY number").fetchall()
+        else:
+            number, first = self._numbers[log], segment_number * TILE
+            rows = self._connection.execute(
+                "SELECT root FROM tile WHERE key >= ? AND key < ? ORDER BY key",
+                (_key(number, first), _key(number, first + TILE)),
+            ).fetchall()
+        roots = [row[0] for row in rows]
+        expected = min(TILE, self._heads[log].size // TILE - segment_number * TILE)
+        if len(roots) != expected:
+            raise Damaged(f"log {log}: found {len(roots)} tiles, expected {expected}")
+        self._tile_roots[log, segment_number] = roots
+        return roots
+
+    def _segment_root(self, log: str, number: int) -> bytes:
+        segments = self.segments(log)
+        if number < len(segments):
+            return segments[number].root
+        return subtree_root(self._roots_of_tiles(log, number))
+
+    def _segment_of(self, log: str, index: int) -> Segment | None:
+        segments = self.segments(log)
+        number = index // SEGMENT
+        return segments[number] if number < len(segments) else None
+
+    @contextmanager
+    def _open(self, segment: Segment) -> Iterator[sqlite3.Connection]:
+        self.work.segments_opened += 1
+        path = self._store.segment_path(segment.log, segment.number)
+        with self._store._segment_files.opened(path) as file:  # noqa: SLF001
+            try:
+                yield file
+            except sqlite3.Error as error:
+                raise Damaged(f"{_name(segment)}: {error}") from error
+
+
+class _Readers:
+    """Connections for reading, kept for whoever reads next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        with self._changed:
+            self._used += 1
+            connection = self._idle.pop() if self._idle else None
+        try:
+            if connection is None:
+                with _translated():
+                    connection = _connect(self._path)
+            yield connection
+        finally:
+            with self._changed:
+                self._used -= 1
+                if connection is not None:
+                    self._idle.append(connection)
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
+
+    def before_fork(self) -> None:
+        self._changed.acquire()
+        self._changed.wait_for(lambda: not self._used)
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def after_fork(self) -> None:
+        self._changed.release()
+
+
+class _SegmentFiles:
+    """The closed segments' files that were used last; a file is used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, sqlite3.Connection] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._open.pop(path, None)
+            if connection is None:
+                if not path.is_file():
+                    raise Damaged(f"segment file {path.parent.name}/{path.name} is missing")
+                # Nobody writes to it any more: no locks, no WAL, no shared memory.
+                connection = sqlite3.connect(
+                    f"{path.absolute().as_uri()}?mode=ro&immutable=1",
+                    uri=True,
+                    isolation_level=None,
+                    check_same_thread=False,
+                )
+            self._open[path] = connection
+            while len(self._open) > _OPEN_SEGMENTS:
+                self._open.popitem(last=False)[1].close()
+            yield connection
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        self.close()
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+
+def check_file_system(path: Path) -> None:
+    """
+    Refuse a network file system: SQLite's locks and memory maps do not hold there.
+
+    Raises:
+        UnsupportedFileSystem: *path* lies on one.
+    """
+    try:
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "replace").split("\n")
+    except OSError:
+        return  # No such list on this system; nothing to go by.
+    target = path.absolute().resolve()
+    best, kind = "", ""
+    for line in mounts:
+        parts = line.split(" ")
+        if len(parts) < 3:  # noqa: PLR2004
+            continue
+        point = parts[1].replace("\\040", " ")
+        if target.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, parts[2]
+    if kind in _NETWORK:
+        raise UnsupportedFileSystem(
+            f"{path}: lies on a network file system ({kind} at {best}), where SQLite's locks do"
+            " not hold; use a local directory, or ship to a collector"
+        )
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in the directory at *path* survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    try:
+        with suppress(sqlite3.OperationalError):  # a directory that may only be read
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise UnsupportedVersion(
+            f"head.db: found layout {version}, this version of Indelible knows {VERSION}; upgrade it"
+        )
+    if version < VERSION:
+        raise NotATrail(f"head.db: found layout {version}, expected {VERSION}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Let the errors of SQLite and of the system say whose turn it is."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _store_error(error) from error
+    except OSError as error:
+        kind: type[StoreError] = StoreError
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            kind = StoreFull
+        elif error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+            kind = StoreReadOnly
+        raise kind(f"store: {error}") from error
+
+
+def _store_error(error: sqlite3.Error) -> IndelibleError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    text = f"store: {error} ({name or type(error).__name__})"
+    if name == "SQLITE_FULL":
+        return StoreFull(text)
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
+        return StoreReadOnly(text)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(f"head.db: {error}")
+    return StoreError(text)
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        translated = _store_error(error)
+        _roll_back(connection)
+        # A full disk or a lock stops before the commit record; after any other
+        # error the record may lie in the file and count after a crash.
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name == "SQLITE_FULL" or name.startswith("SQLITE_BUSY"):
+            raise translated from error
+        raise WriteUncertain(f"store: {error} ({name}) at commit") from error
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def _read_heads(connection: sqlite3.Connection) -> tuple[dict[str, int], dict[str, Head]]:
+    numbers, heads = {}, {}
+    for number, name, origin, size, edge, last_leaf, recorded_at, checkpoint in connection.execute(
+        "SELECT number, name, origin, size, edge, last_leaf, recorded_at, checkpoint FROM log"
+        " ORDER BY number"
+    ):
+        numbers[name] = number
+        heads[name] = Head(
+            log=name,
+            origin=origin,
+            edge=Edge.from_bytes(size, edge),
+            last_leaf=last_leaf,
+            recorded_at=recorded_at,
+            checkpoint=checkpoint,
+        )
+    return numbers, heads
+
+
+def _head_columns(head: Head) -> tuple[int, bytes, bytes, int, bytes]:
+    return (head.size, head.edge.to_bytes(), head.last_leaf, head.recorded_at, head.checkpoint)
+
+
+def _key(number: int, row: int) -> int:
+    return number << _LOG_SHIFT | row
+
+
+def _unkey(key: int) -> int:
+    return key & ((1 << _LOG_SHIFT) - 1)
+
+
+def _hash(hashes: bytes, place: int) -> bytes:
+    return hashes[place * HASH_SIZE : place * HASH_SIZE + HASH_SIZE]
+
+
+def _span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, ...]:
+    return (
+        recorded.least,
+        recorded.most,
+        occurred.least,
+        occurred.most,
+        id_times.least,
+        id_times.most,
+    )
+
+
+def _join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    columns = list(zip(*spans, strict=True))
+    return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
+
+
+def _within(wanted: Wanted) -> tuple[str, tuple[int, ...]]:
+    """Return the condition, and its values, that a row's spans meet what is *wanted*."""
+    clauses, values = [], []
+    bounds = [("recorded", wanted.recorded), ("occurred", wanted.occurred)]
+    if wanted.id is not None:
+        bounds.append(("id_time", (wanted.id[1], wanted.id[1] + 1)))
+    for name, (first, last) in bounds:
+        clauses.append(f"AND {name}_least < ? AND {name}_most >= ?")
+        values += [last, first]
+    return " ".join(clauses), tuple(values)
+
+
+def _may_hold(segment: Segment, wanted: Wanted) -> bool:
+    return (
+        segment.recorded.meets(*wanted.recorded)
+        and segment.occurred.meets(*wanted.occurred)
+        and (wanted.id is None or segment.id_times.meets(wanted.id[1], wanted.id[1] + 1))
+        and all(
+            any(Filter.may_hold(segment.filter, term) for term in group) for group in wanted.groups
+        )
+    )
+
+
+def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int]:
+    within, values = _within(wanted)
+    tiles = [
+        row[0]
+        for row in file.execute(
+            f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number",  # noqa: S608
+            values,
+        )
+    ]
+    if wanted.id is not None or wanted.trace is not None:
+        places: list[int] = []
+        for tile in tiles:
+            ids, traces = file.execute(
+                "SELECT ids, traces FROM tile WHERE number = ?", (tile,)
+            ).fetchone()
+            here = set(range(TILE))
+            if wanted.id is not None:
+                here.intersection_update(find_fingerprint(ids, wanted.id[0]))
+            if wanted.trace is not None:
+                here.intersection_update(find_fingerprint(traces, wanted.trace))
+            places += [tile * TILE + place for place in sorted(here)]
+        if not wanted.groups:
+            return places
+        found = set(places)
+    elif not wanted.groups:
+        if len(tiles) == TILE:
+            return range(SEGMENT)
+        return [tile * TILE + place for tile in tiles for place in range(TILE)]
+    else:
+        found = set()
+    lists = sorted((_places_of_group(file, group) for group in wanted.groups), key=len)
+    if wanted.id is not None or wanted.trace is not None:
+        lists.insert(0, array("H", sorted(found)))
+    places = list(lists[0])
+    for others in lists[1:]:
+        if not places:
+            return places
+        members = set(others)
+        places = [place for place in places if place in members]
+    if len(tiles) < TILE:
+        allowed = set(tiles)
+        places = [place for place in places if place // TILE in allowed]
+    return places
+
+
+def _places_of_group(file: sqlite3.Connection, group: Iterable[int]) -> array[int]:
+    lists = []
+    for term in group:
+        row = file.execute(
+            "SELECT page FROM posting WHERE least_term <= ? ORDER BY least_term DESC LIMIT 1",
+            (term,),
+        ).fetchone()
+        places = None if row is None else Postings.find(row[0], term)
+        if places is not None:
+            lists.append(places)
+    if len(lists) == 1:
+        return lists[0]
+    return array("H", sorted(set().union(*lists)))
+
+
+def _segment_path(path: Path, log: str, number: int) -> Path:
+    return path / "segments" / log / f"{number:06d}"
+
+
+def _name(segment: Segment) -> str:
+    return f"segment {segment.log}/{segment.number:06d}"
+
+
+def _segment_from_row(log: str, row: Sequence[Any]) -> Segment:
+    key, root, file_hash, file_size, counts, filter_, *spans = row
+    return Segment(
+        log=log,
+        number=_unkey(key),
+        root=root,
+        file_hash=file_hash,
+        file_size=file_size,
+        recorded=Span(*spans[0:2]),
+        occurred=Span(*spans[2:4]),
+        id_times=Span(*spans[4:6]),
+        filter=filter_,
+        counts=msgspec.msgpack.decode(counts, type=dict[int, tuple[int, int]]),
+    )
+
+
+def _first_due(connection: sqlite3.Connection) -> tuple[str, int, int] | None:
+    """Return name and number of a log with a complete open segment, and the segment's number."""
+    for name, number, size in connection.execute("SELECT name, number, size FROM log"):
+        closed = connection.execute(
+            "SELECT COUNT(*) FROM segment WHERE key >= ? AND key < ?",
+            (_key(number, 0), _key(number + 1, 0)),
+        ).fetchone()[0]
+        if closed < size // SEGMENT:
+            return name, number, closed
+    return None
+
+
+def _build(directory: Path, log: str, log_number: int, number: int) -> Segment:
+    """
+    Write the file of a complete segment, and return what the head keeps of it.
+
+    The heavy statements run within SQLite, which lets other threads run meanwhile.
+    """
+    path = _segment_path(directory, log, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_suffix(".building")
+    building.unlink(missing_ok=True)
+    connection = _connect(directory / "head.db")
+    try:
+        connection.execute("ATTACH ? AS seg", (str(building),))
+        connection.execute("PRAGMA seg.page_size=16384")
+        connection.execute("PRAGMA seg.journal_mode=OFF")
+        connection.execute("PRAGMA seg.synchronous=OFF")
+        connection.execute("BEGIN")
+        for statement in (_sql / "segment.sql").read_text("utf-8").split(";\n"):
+            connection.execute(statement)
+        tiles = (_key(log_number, number * TILE), _key(log_number, number * TILE + TILE))
+        per_tile = TILE // BLOCK
+        blocks = tuple(_key(log_number, _unkey(key) * per_tile) for key in tiles)
+        connection.execute(
+            "INSERT INTO seg.block SELECT key - ?1, data FROM main.block"
+            " WHERE key >= ?1 AND key < ?2 ORDER BY key",
+            blocks,
+        )
+        connection.execute(
+            "INSERT INTO seg.leaves SELECT key - ?1, leaves FROM main.tile"
+            " WHERE key >= ?1 AND key < ?2 ORDER BY key",
+            tiles,
+        )
+        rows = connection.execute(
+            f"SELECT root, columns, {_SPANS} FROM main.tile"  # noqa: S608
+            " WHERE key >= ? AND key < ? ORDER BY key",
+            tiles,
+        ).fetchall()
+        columns = [Columns.from_bytes(TILE, row[1]) for row in rows]
+        connection.executemany(
+            "INSERT INTO seg.tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (place, *row[2:], row[0], tile.ids.tobytes(), tile.traces.tobytes())
+                for place, (row, tile) in enumerate(zip(rows, columns, strict=True))
+            ],
+        )
+        places = Postings.collect(columns)
+        connection.executemany("INSERT INTO seg.posting VALUES (?, ?)", Postings.pages(places))
+        connection.execute("COMMIT")
+        connection.execute("DETACH seg")
+    finally:
+        connection.close()
+    descriptor = os.open(building, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    file_hash, file_size = hash_file(building)
+    # Crash here: the file is whole but under a name that nobody reads.
+    building.rename(path)
+    sync_directory(path.parent)
+    # Crash here: the file is in place but not registered; the next closing builds
+    # it again over this one, and the rows are still in the head.
+    spans = _join_spans([row[2:] for row in rows])
+    return Segment(
+        log=log,
+        number=number,
+        root=subtree_root([row[0] for row in rows]),
+        file_hash=file_hash,
+        file_size=file_size,
+        recorded=Span(*spans[0:2]),
+        occurred=Span(*spans[2:4]),
+        id_times=Span(*spans[4:6]),
+        filter=Filter.build(places),
+        counts=Postings.few(places),
+    )
+
+
+def hash_file(path: Path) -> tuple[bytes, int]:
+    """Return SHA-256 and size of the file at *path*."""
+    digest, size = sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.digest(), size
+
+
+@contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
+_forking: list[SqliteStore] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_stores)
+    for store in _forking:
+        store.before_fork()
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop().after_fork()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+)
