@@ -110,7 +110,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.type, str) or not _TYPE.match(self.type):
+        _check_text("resource.type", self.type, _MAX_NAME)
+        if not _TYPE.match(self.type):
             raise InvalidEvent("resource.type", self.type, "letters, digits, '_', '-' and '.'")
         _check_text("resource.id", self.id, _MAX_ID)
         _check_optional_text("resource.name", self.name)
@@ -126,7 +127,9 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             InvalidEvent: There is no type or no id.
         """
-        return _parse_resource(_str("resource", text, "TYPE:ID such as invoice:INV-7, or a Resource"))
+        return _parse_resource(
+            _str("resource", text, "TYPE:ID such as invoice:INV-7, or a Resource")
+        )
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -469,7 +472,8 @@ def check_action(action: str) -> None:
     """
     # A set of the names seen spares the pattern; bounded, since a caller may
     # make names up without end.
-    if not isinstance(action, str) or len(action) > _MAX_NAME or not _NAME.match(action):
+    _check_text("action", action, _MAX_NAME)
+    if not _NAME.match(action):
         raise InvalidEvent("action", action, "a dotted name such as invoice.approve")
     if len(_known_actions) < 10_000:  # noqa: PLR2004
         _known_actions.add(action)
@@ -561,9 +565,7 @@ def plain(value: object, *path: str, depth: int = 0) -> Any:  # noqa: C901, PLR0
         for key in value:
             if not isinstance(key, str):
                 raise InvalidEvent(".".join(path), key, "keys that are strings")
-        return {
-            str(key): plain(item, *path, key, depth=depth + 1) for key, item in value.items()
-        }
+        return {str(key): plain(item, *path, key, depth=depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
         return [plain(item, *path, str(n), depth=depth + 1) for n, item in enumerate(items)]

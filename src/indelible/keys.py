@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from indelible.durable import sync_directory
 from indelible.errors import CallerError, KeyUnavailable, Malformed
 from indelible.note import ED25519, Signature, VerifierKey, parse_base64
 
@@ -155,7 +156,7 @@ def write_key(path: str | os.PathLike[str], key: SigningKey) -> None:
             file.write(f"{key.to_text()}\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise KeyUnavailable(f"{path}: the key cannot be written: {error.strerror}") from error
@@ -194,12 +195,3 @@ def read_key(path: str | os.PathLike[str], name: str | None = None) -> SigningKe
     if name is not None and key.name != name:
         raise KeyUnavailable(f"{path}: found a key of {key.name}, expected one of {name}")
     return key
-
-
-def _sync_directory(path: Path) -> None:
-    # Without this, a crash may forget the name of a file whose bytes are kept.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from indelible.checkpoint import Checkpoint
 from indelible.entry import assemble, hash_to_text, time_to_text
-from indelible.errors import Damaged
+from indelible.errors import Damaged, UnknownStream
 from indelible.merkle import leaf_hash
 from indelible.segment import TILES_LEVEL
 from indelible.store import Batch, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from indelible.keys import Signer
     from indelible.seal import Sealed
@@ -99,6 +99,20 @@ def append(
     checkpoint = sign(batch.head, signer)
     transaction.append(replace(batch, head=replace(batch.head, checkpoint=checkpoint)))
     return Placed(log=head.log, first=batch.first, leaves=batch.leaves)
+
+
+def head_of(heads: Mapping[str, Head], stream: str) -> Head:
+    """
+    Return the head of the log that *stream* is written to now: the last of its successors.
+
+    Raises:
+        UnknownStream: There is no such stream.
+    """
+    logs = [head for head in heads.values() if head.stream == stream]
+    if not logs:
+        streams = ", ".join(dict.fromkeys(head.stream for head in heads.values()))
+        raise UnknownStream(f"stream: found {stream!r}, expected one of {streams}")
+    return logs[-1]
 
 
 def sign(head: Head, signer: Signer) -> bytes:

@@ -54,7 +54,9 @@ def seal(event: Event) -> Sealed:
     except UnicodeEncodeError as error:
         raise _bad_text(event, "a text of whole Unicode characters") from error
     if len(data) > MAX_SEALED:
-        raise EventTooLarge("event", f"{len(data)} bytes", f"at most {MAX_SEALED} bytes when sealed")
+        raise EventTooLarge(
+            "event", f"{len(data)} bytes", f"at most {MAX_SEALED} bytes when sealed"
+        )
     # The escape is rare, and a text may hold its six characters literally: look
     # closer only when they are there.
     if b"\\u0000" in data and any("\0" in text for _, text in _texts(event)):

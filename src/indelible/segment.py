@@ -390,7 +390,9 @@ def _bitmap(places: Iterable[int]) -> bytes:
 
 def _unpack_places(data: bytes, count: int) -> array[int]:
     if len(data) == SEGMENT // 8 and count > _DENSE:
-        places = array("H", compress(range(SEGMENT), chain.from_iterable(map(_BITS.__getitem__, data))))
+        places = array(
+            "H", compress(range(SEGMENT), chain.from_iterable(map(_BITS.__getitem__, data)))
+        )
     else:
         places = _unpack("H", data)
     if len(places) != count:

@@ -227,7 +227,21 @@ class View(Protocol):
         """Yield the indexes in [*first*, *last*) that may hold what is *wanted*, in order."""
         ...
 
-    def tally(self, log: str, field: int, indexes: Sequence[int] | None) -> Mapping[int, tuple[int, int]]:
+    def with_ids(
+        self, log: str, fingerprints: frozenset[int], times: tuple[int, int]
+    ) -> Iterator[int]:
+        """
+        Yield the indexes of entries whose event's id may be one of many.
+
+        Args:
+            fingerprints: Of the ids.
+            times: Milliseconds from (inclusive) and to (exclusive) that the ids carry.
+        """
+        ...
+
+    def tally(
+        self, log: str, field: int, indexes: Sequence[int] | None
+    ) -> Mapping[int, tuple[int, int]]:
         """
         Count the terms of *field* over *indexes*, ascending, or over the whole log.
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from indelible.durable import sync_directory, sync_file
 from indelible.errors import (
     Damaged,
     IndelibleError,
@@ -79,9 +80,7 @@ _NETWORK = frozenset(
 _LOG_SHIFT = 40
 _CHECKPOINT_PAGES = 4_000
 _OPEN_SEGMENTS = 256
-_SPANS = (
-    "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
-)
+_SPANS = "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
 _sql = files("indelible.stores") / "sql"
 
 
@@ -499,8 +498,7 @@ class _View:
                 )
                 for tile in tiles:
                     row = file.execute(
-                        "SELECT root, hashes FROM tile JOIN leaves USING (number)"
-                        " WHERE number = ?",
+                        "SELECT root, hashes FROM tile JOIN leaves USING (number) WHERE number = ?",
                         (tile,),
                     ).fetchone()
                     blocks = file.execute(
@@ -581,6 +579,32 @@ class _View:
         ]
         for part in reversed(parts) if newest_first else parts:
             yield from part
+
+    def with_ids(
+        self, log: str, fingerprints: frozenset[int], times: tuple[int, int]
+    ) -> Iterator[int]:
+        for segment in self.segments(log):
+            if not segment.id_times.meets(*times):
+                continue
+            with self._open(segment) as file:
+                rows = file.execute(
+                    "SELECT number, ids FROM tile WHERE id_time_least < ? AND id_time_most >= ?",
+                    (times[1], times[0]),
+                ).fetchall()
+            for number, ids in rows:
+                for place, found in enumerate(array("I", ids)):
+                    if found in fingerprints:
+                        yield segment.first + number * TILE + place
+        number = self._numbers[log]
+        for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
+            for key, count, columns in self._connection.execute(
+                f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"  # noqa: S608
+                " AND id_time_least < ? AND id_time_most >= ?",
+                (_key(number, 0), _key(number + 1, 0), times[1], times[0]),
+            ):
+                for place, found in enumerate(Columns.from_bytes(count, columns).ids):
+                    if found in fingerprints:
+                        yield _unkey(key) * width + place
 
     def tally(
         self, log: str, field: int, indexes: Sequence[int] | None
@@ -899,15 +923,6 @@ def check_file_system(path: Path) -> None:
         )
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in the directory at *path* survive a crash."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
@@ -1201,11 +1216,7 @@ def _build(directory: Path, log: str, log_number: int, number: int) -> Segment:
         connection.execute("DETACH seg")
     finally:
         connection.close()
-    descriptor = os.open(building, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(building)
     file_hash, file_size = hash_file(building)
     # Crash here: the file is whole but under a name that nobody reads.
     building.rename(path)
@@ -1266,6 +1277,4 @@ def _after_fork() -> None:
         _forking.pop().after_fork()
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,195 @@
+"""
+Memory store: for tests and for trying things out; nothing outlives the process.
+
+It has no segments: everything is open, and a scan is all there is.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from indelible.entry import NO_PREVIOUS
+from indelible.merkle import subtree_root
+from indelible.segment import TILE, Columns
+from indelible.store import Head, Stored, Tile, Work
+from indelible.terms import field_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from indelible.segment import Segment
+    from indelible.store import Batch, Wanted
+    from indelible.terms import Terms
+
+
+@dataclass(slots=True)
+class _Log:
+    """What was committed of one log; lists only grow, so a size is a snapshot."""
+
+    bodies: list[bytes] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
+    terms: list[Terms] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
+    rotations: list[bytes] = field(default_factory=list)
+
+
+class MemoryStore:
+    """Implements `indelible.store.Store` for the threads of one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, _Log] = {}
+        self._heads: dict[str, Head] = {}
+
+    @contextmanager
+    def write(self) -> Iterator[_Transaction]:
+        """Begin the one transaction that writes; see `indelible.store.Store.write`."""
+        with self._lock:
+            transaction = _Transaction(self._logs, dict(self._heads))
+            yield transaction
+            for name in transaction.created:
+                self._logs[name] = _Log()
+            for batch in transaction.batches:
+                log = self._logs[batch.head.log]
+                log.bodies += batch.bodies
+                log.leaves += batch.leaves
+                log.terms += batch.terms
+                log.recorded += [batch.head.recorded_at] * len(batch.bodies)
+            for name, note in transaction.notes:
+                self._logs[name].rotations.append(note)
+            self._heads = transaction.changed
+
+    @contextmanager
+    def read(self) -> Iterator[_View]:
+        """Look at one state of the store; see `indelible.store.Store.read`."""
+        with self._lock:
+            view = _View(self._logs, self._heads)
+        yield view
+
+    def close_segments(self) -> Iterator[Segment]:
+        """Yield nothing: there are no segments here."""
+        yield from ()
+
+    def close(self) -> None:
+        """Keep everything: it is the process that forgets."""
+
+
+class _Transaction:
+    """Implements `indelible.store.Transaction`."""
+
+    def __init__(self, logs: Mapping[str, _Log], heads: dict[str, Head]) -> None:
+        self._logs = logs
+        self.changed = heads
+        self.created: list[str] = []
+        self.batches: list[Batch] = []
+        self.notes: list[tuple[str, bytes]] = []
+
+    def heads(self) -> Mapping[str, Head]:
+        return dict(self.changed)
+
+    def leaf(self, log: str, index: int) -> bytes:
+        return self._logs[log].leaves[index]
+
+    def create(self, head: Head) -> None:
+        self.created.append(head.log)
+        self.changed[head.log] = head
+
+    def append(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.changed[batch.head.log] = batch.head
+
+    def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
+        self.notes.append((log, note))
+        self.changed[log] = replace(self.changed[log], checkpoint=checkpoint)
+
+    def register(self, segment: Segment) -> None:
+        raise AssertionError(f"no segment is ever built here, and so not {segment.number}")
+
+
+class _View:
+    """Implements `indelible.store.View`."""
+
+    def __init__(self, logs: Mapping[str, _Log], heads: Mapping[str, Head]) -> None:
+        self.work = Work()
+        self._logs = dict(logs)
+        self._heads = dict(heads)
+
+    def heads(self) -> Mapping[str, Head]:
+        return self._heads
+
+    def rotations(self, log: str) -> list[bytes]:
+        return list(self._logs[log].rotations)
+
+    def segments(self, log: str) -> list[Segment]:  # noqa: ARG002 - there are none
+        return []
+
+    def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
+        kept = self._logs[log]
+        self.work.blocks_read += len(indexes)
+        return [
+            Stored(
+                index=index,
+                previous=kept.leaves[index - 1] if index else NO_PREVIOUS,
+                body=kept.bodies[index],
+                leaf=kept.leaves[index],
+            )
+            for index in indexes
+        ]
+
+    def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
+        kept, size = self._logs[log], self._heads[log].size
+        for start in range(first, min(last, size), TILE):
+            end = min(start + TILE, size)
+            leaves = kept.leaves[start:end]
+            yield Tile(
+                first=start,
+                previous=kept.leaves[start - 1] if start else NO_PREVIOUS,
+                bodies=kept.bodies[start:end],
+                leaves=b"".join(leaves),
+                root=subtree_root(leaves) if len(leaves) == TILE else None,
+                columns=Columns.of(kept.terms[start:end]),
+            )
+
+    def leaves(self, log: str, first: int, last: int) -> list[bytes]:
+        return self._logs[log].leaves[first:last]
+
+    def node(self, log: str, level: int, index: int) -> bytes:
+        return subtree_root(self._logs[log].leaves[index << level : index + 1 << level])
+
+    def candidates(
+        self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[int]:
+        kept = self._logs[log]
+        indexes = range(max(first, 0), min(last, self._heads[log].size))
+        for index in reversed(indexes) if newest_first else indexes:
+            terms = kept.terms[index]
+            if (
+                all(not group.isdisjoint(terms.terms) for group in wanted.groups)
+                and (wanted.id is None or wanted.id == (terms.id, terms.id_time))
+                and (wanted.trace is None or wanted.trace == terms.trace)
+                and wanted.recorded[0] <= kept.recorded[index] < wanted.recorded[1]
+                and wanted.occurred[0] <= terms.occurred_at < wanted.occurred[1]
+            ):
+                yield index
+
+    def with_ids(
+        self, log: str, fingerprints: frozenset[int], times: tuple[int, int]
+    ) -> Iterator[int]:
+        for index in range(self._heads[log].size):
+            terms = self._logs[log].terms[index]
+            if terms.id in fingerprints and times[0] <= terms.id_time < times[1]:
+                yield index
+
+    def tally(
+        self, log: str, field: int, indexes: Sequence[int] | None
+    ) -> dict[int, tuple[int, int]]:
+        totals: dict[int, tuple[int, int]] = {}
+        for index in range(self._heads[log].size) if indexes is None else indexes:
+            for term in self._logs[log].terms[index].terms:
+                if field_of(term) == field:
+                    count, _ = totals.get(term, (0, 0))
+                    totals[term] = (count + 1, index)
+        return totals

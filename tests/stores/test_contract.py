@@ -1,0 +1,296 @@
+"""The one suite that every store passes: `indelible.store` as tests."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from indelible import log
+from indelible.errors import StoreError
+from indelible.event import Actor, Event, Outcome, Resource, Trace
+from indelible.keys import SigningKey
+from indelible.merkle import leaf_hash, root_at, root_of
+from indelible.note import Note
+from indelible.seal import seal
+from indelible.segment import TILE
+from indelible.store import Head, Wanted
+from indelible.stores.memory import MemoryStore
+from indelible.stores.sqlite import SqliteStore
+from indelible.terms import Field, fingerprint, term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from indelible.seal import Sealed
+    from indelible.store import Store
+
+KEY = SigningKey.from_seed("audit.example.com/user", bytes(range(32)))
+ADMIN = SigningKey.from_seed("audit.example.com/admin", bytes(range(1, 33)))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of each kind with two empty logs."""
+    made: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path, create=True)
+    with made.write() as transaction:
+        transaction.create(Head(log="user", origin=KEY.name))
+        transaction.create(Head(log="admin", origin=ADMIN.name))
+    yield made
+    made.close()
+
+
+def sealed(number: int) -> Sealed:
+    """Event *number*, always the same."""
+    return seal(
+        Event(
+            id=f"01a20c39-dd97-7a23-9bb2-{number:012x}",
+            occurred_at=datetime(2026, 11, 24, tzinfo=UTC),
+            action=("invoice.approve", "invoice.void", "order.ship")[number % 3],
+            outcome=(Outcome.SUCCESS, Outcome.DENIED)[number % 7 == 0],
+            actor=Actor.parse(f"user:u{number % 13}"),
+            resource=Resource.parse(f"invoice:{number % 101}"),
+            trace=Trace(trace_id=f"{number // 5:032x}") if number % 2 else None,
+        )
+    )
+
+
+def add(store: Store, numbers: Sequence[int], name: str = "user", now: int = 1_000) -> log.Placed:
+    """Append events in one transaction."""
+    key = KEY if name == "user" else ADMIN
+    with store.write() as transaction:
+        head = transaction.heads()[name]
+        return log.append(transaction, head, [sealed(number) for number in numbers], key, now)
+
+
+def entries(store: Store, name: str = "user") -> list[bytes]:
+    """The exact bytes of all entries, verified one by one."""
+    with store.read() as view:
+        indexes = range(view.heads()[name].size)
+        return [log.restore(stored) for stored in view.stored(name, indexes)]
+
+
+@pytest.mark.parametrize("sizes", [[1], [255, 1], [256], [257], [1] * 300, [100, 156, 1, 512, 7]])
+def test_what_was_appended_is_what_is_read(store: Store, sizes: list[int]) -> None:
+    """Batches of any size, across the edges of tiles, come back as exactly their bytes in order."""
+    expected: list[bytes] = []
+    for size in sizes:
+        numbers = range(len(expected), len(expected) + size)
+        expected += [sealed(number).event for number in numbers]
+        add(store, numbers)
+
+    found = entries(store)
+
+    assert len(expected) == len(found)
+    assert all(event in entry for event, entry in zip(expected, found, strict=True))
+
+
+def test_the_tree_is_that_of_the_entries(store: Store) -> None:
+    """Every node that a store answers follows from the hashes of the entries alone."""
+    for size in (3, 253, 300, 1, 500):
+        add(store, range(size))
+
+    leaves = [leaf_hash(entry) for entry in entries(store)]
+
+    with store.read() as view:
+        head = view.heads()["user"]
+        node = partial(view.node, "user")
+        assert leaves == view.leaves("user", 0, head.size)
+        assert leaves[250:700] == view.leaves("user", 250, 700)
+        assert root_of(leaves) == head.edge.root == root_at(head.size, node)
+        for size in (1, 255, 256, 257, 556, 1_000):
+            assert root_of(leaves[:size]) == root_at(size, node)
+        for level in range(10):
+            width = 1 << level
+            for index in range(head.size // width):
+                part = leaves[index * width : (index + 1) * width]
+                assert root_of(part) == node(level, index)
+
+
+def test_a_checkpoint_covers_exactly_what_is_there(store: Store) -> None:
+    """Whoever reads finds size, root and signed checkpoint of the same moment."""
+    add(store, range(300))
+
+    with store.read() as view:
+        head = view.heads()["user"]
+        note = Note.from_bytes(head.checkpoint)
+
+    assert note.text.startswith(f"{KEY.name}\n300\n")
+    assert (KEY.verifier,) == note.verify([KEY.verifier])
+
+
+def test_a_transaction_that_raises_leaves_nothing_behind(store: Store) -> None:
+    """An error between append and the end of the transaction undoes it whole."""
+    add(store, range(5))
+    before = entries(store)
+
+    def fail() -> None:
+        with store.write() as transaction:
+            events = [sealed(number) for number in range(600)]
+            log.append(transaction, transaction.heads()["user"], events, KEY, 1)
+            raise StoreError("stop")
+
+    with pytest.raises(StoreError):
+        fail()
+
+    assert before == entries(store)
+    assert 5 == add(store, range(5, 7)).first
+
+
+def test_a_reader_sees_one_moment(store: Store) -> None:
+    """What is written while somebody reads does not show in what they read."""
+    add(store, range(10))
+
+    with store.read() as view:
+        size = view.heads()["user"].size
+        add(store, range(10, 900))
+
+        assert size == view.heads()["user"].size
+        assert size == len(view.stored("user", range(size)))
+
+
+def test_logs_do_not_mix(store: Store) -> None:
+    """Entries of one log never show in another, though they share a store."""
+    add(store, range(300))
+    add(store, range(300, 340), "admin")
+    add(store, range(340, 350))
+
+    assert 310 == len(entries(store))
+    assert 40 == len(entries(store, "admin"))
+    assert b'"index":0,' in entries(store, "admin")[0]
+
+
+def test_writers_take_turns(store: Store) -> None:
+    """Threads that write at once lose nothing and never take the same place."""
+    places: list[int] = []
+
+    def write(worker: int) -> None:
+        for turn in range(25):
+            placed = add(store, [worker * 1_000 + turn])
+            places.append(placed.first)
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert list(range(200)) == sorted(places)
+    assert 200 == len(set(entries(store)))
+
+
+def test_candidates_are_never_too_few(store: Store) -> None:
+    """Whatever is asked for, no entry that fits is left out, in either direction."""
+    generator = random.Random(7)
+    total = 1_100
+    start = 0
+    for size in (1, 255, 256, 300, 288):
+        add(store, range(start, start + size), now=1_000 + start)
+        start += size
+    choices: list[tuple[Wanted, Callable[[int], bool]]] = [
+        (Wanted(), lambda _: True),
+        (
+            Wanted(groups=(frozenset({term(Field.ACTOR, "user:u3")}),)),
+            lambda n: n % 13 == 3,
+        ),
+        (
+            Wanted(
+                groups=(
+                    frozenset({term(Field.ACTION, "order.ship"), term(Field.ACTION, "none.such")}),
+                    frozenset({term(Field.OUTCOME, "denied")}),
+                )
+            ),
+            lambda n: n % 3 == 2 and n % 7 == 0,
+        ),
+        (
+            Wanted(groups=(frozenset({term(Field.ACTION_WILDCARD, "invoice.*")}),)),
+            lambda n: n % 3 != 2,
+        ),
+        (
+            Wanted(trace=fingerprint(f"{77:032x}")),
+            lambda n: n % 2 == 1 and n // 5 == 77,
+        ),
+    ]
+
+    with store.read() as view:
+        for wanted, fits in choices:
+            for newest_first in (False, True):
+                first, last = sorted(generator.sample(range(total + 1), 2))
+                expected = [n for n in range(first, last) if fits(n)]
+                found = list(
+                    view.candidates("user", wanted, first, last, newest_first=newest_first)
+                )
+                assert found == sorted(found, reverse=newest_first)
+                assert set(expected) <= set(found)
+                assert set(found) <= set(range(first, last))
+
+
+def test_an_id_is_found(store: Store) -> None:
+    """An entry is found by its event's id, one at a time or many at once."""
+    add(store, range(700))
+    ids = [f"01a20c39-dd97-7a23-9bb2-{number:012x}" for number in (0, 255, 256, 699)]
+    time = int("01a20c39dd97", 16)
+
+    with store.read() as view:
+        for index, event_id in zip((0, 255, 256, 699), ids, strict=True):
+            wanted = Wanted(id=(fingerprint(event_id), time))
+            assert index in list(view.candidates("user", wanted, 0, 700, newest_first=True))
+        many = view.with_ids("user", frozenset(map(fingerprint, ids)), (time, time + 1))
+        assert {0, 255, 256, 699} <= set(many)
+        assert [] == list(view.with_ids("user", frozenset(map(fingerprint, ids)), (0, time)))
+
+
+@pytest.mark.parametrize("chosen", [None, range(0, 700, 3)])
+def test_a_tally_counts_every_entry_once(store: Store, chosen: range | None) -> None:
+    """Counts by field add up to the number of entries, and each names an entry that has the value."""
+    add(store, range(700))
+    over = range(700) if chosen is None else chosen
+
+    with store.read() as view:
+        tally = view.tally("user", Field.ACTOR, chosen)
+
+    for number in range(13):
+        count, example = tally[term(Field.ACTOR, f"user:u{number}")]
+        assert sum(n % 13 == number for n in over) == count
+        assert number == example % 13
+        assert example in over
+    assert len(over) == sum(count for count, _ in tally.values())
+
+
+def test_tiles_come_whole_and_in_order(store: Store) -> None:
+    """A scan gives each entry once, with the hash before it, its leaf and its terms."""
+    add(store, range(700))
+
+    with store.read() as view:
+        leaves = view.leaves("user", 0, 700)
+        tiles = list(view.tiles("user", 0, 700))
+        assert [512] == [tile.first for tile in view.tiles("user", 512, 700)]
+
+    assert [0, 256, 512] == [tile.first for tile in tiles]
+    assert [TILE, TILE, 188] == [len(tile.bodies) for tile in tiles]
+    assert b"".join(leaves) == b"".join(tile.leaves for tile in tiles)
+    assert [leaves[255], leaves[511]] == [tile.previous for tile in tiles[1:]]
+    assert [root_of(leaves[:256]), root_of(leaves[256:512]), None] == [tile.root for tile in tiles]
+    for tile in tiles:
+        assert tile.columns is not None
+        assert len(tile.bodies) == len(tile.columns.counts)
+
+
+def test_a_rotation_is_kept_with_the_checkpoint_of_the_new_key(store: Store) -> None:
+    """The note over the boundary and the new signature appear in one step."""
+    add(store, range(3))
+
+    with store.write() as transaction:
+        head = transaction.heads()["user"]
+        transaction.rotate("user", b"note", log.sign(replace(head), KEY))
+
+    with store.read() as view:
+        assert [b"note"] == list(view.rotations("user"))
+        assert [] == list(view.rotations("admin"))
+        assert 3 == view.heads()["user"].size
