@@ -1,0 +1,360 @@
+"""
+Recorder: the only door through which applications bring events into a trail.
+
+It fills an event from the call and the context, has it sealed in the caller's
+thread (so what is wrong raises there), and waits for the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from indelible.context import current
+from indelible.errors import InvalidEvent, StoreError, UnknownStream, WriteUncertain
+from indelible.event import (
+    Actor,
+    Client,
+    Event,
+    Outcome,
+    Rationale,
+    Resource,
+    Trace,
+    parse_changes,
+    parse_outcome,
+    parse_rationale,
+)
+from indelible.policy import CUSTODY
+from indelible.seal import seal
+from indelible.writer import Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from indelible.event import Approval, Change, Service
+    from indelible.policy import Policy
+    from indelible.seal import Sealed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_UNKNOWN = Actor(type="unknown")
+
+
+class State(StrEnum):
+    """How far an entry has come."""
+
+    KEPT = "kept"
+    COLLECTED = "collected"
+    WITNESSED = "witnessed"
+    LOST = "lost"
+    """Not written, in a stream whose policy is to go on; it is counted and will be named."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What `record` returns: the entry survives a crash from now on.
+
+    Attributes:
+        index: Its place in the log, from 0.
+        leaf_hash: The hash by which the log's tree knows the entry.
+    """
+
+    id: str
+    stream: str
+    log: str | None
+    index: int | None
+    leaf_hash: bytes | None
+    state: State
+
+
+class Recorder:
+    """
+    Records events into the streams that *policy* routes them to.
+
+    Args:
+        submit: Hands sealed events to the writer.
+        lost: Told the stream and the number of events that could not be kept, where
+            the stream's policy is to continue.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        submit: Callable[[Pending], None],
+        lost: Callable[[str, int], None],
+    ) -> None:
+        self._policy = policy
+        self._submit = submit
+        self._lost = lost
+
+    def record(
+        self,
+        event: Event | str,
+        *,
+        stream: str | None = None,
+        **fields: Any,
+    ) -> Receipt:
+        """
+        Record an event; when this returns, it survives a crash of this machine.
+
+        Args:
+            event: An `Event`, or an action with the event's fields beside it: see
+                `build`.
+            stream: Overrides where policy would route it.
+
+        Raises:
+            InvalidEvent: A field is missing or wrong.
+            UnknownStream: The policy has no such stream.
+            StoreError: It could not be kept, and its stream refuses to go on.
+            WriteUncertain: It may have been kept.
+        """
+        sealed, target = self._sealed(event, stream, fields)
+        pending = Pending({target: (sealed,)})
+        self._submit(pending)
+        return self._receipt(pending, sealed, target)
+
+    async def arecord(
+        self, event: Event | str, *, stream: str | None = None, **fields: Any
+    ) -> Receipt:
+        """
+        Do what `record` does without ever blocking the event loop on the disk.
+
+        A task that is cancelled while it waits does not take the event back.
+
+        Raises:
+            InvalidEvent, UnknownStream, StoreError, WriteUncertain: As `record`.
+        """
+        sealed, target = self._sealed(event, stream, fields)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            # The loop may have ended while the writer was at it.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_set, done)
+
+        pending = Pending({target: (sealed,)}, on_done=wake)
+        self._submit(pending)
+        await done
+        return self._receipt(pending, sealed, target)
+
+    def record_many(
+        self, events: Iterable[Event], *, stream: str | None = None, batch: int = 1_000
+    ) -> int:
+        """
+        Record *events* in order, with one sync to disk for each *batch*.
+
+        Returns:
+            How many; all of them survive a crash when this returns.
+
+        Raises:
+            InvalidEvent: One is wrong; those before its batch are kept.
+            StoreError, WriteUncertain: As `record`; whole batches before it are kept.
+        """
+        total = 0
+        group: dict[str, list[Sealed]] = {}
+        count = 0
+        for event in events:
+            target = self._route(event, stream)
+            group.setdefault(target, []).append(seal(event))
+            count += 1
+            if count == batch:
+                total += self._keep(group, count)
+                group, count = {}, 0
+        return total + (self._keep(group, count) if count else 0)
+
+    def audited(
+        self,
+        action: str,
+        *,
+        resource: str | Callable[..., Resource | str],
+        stream: str | None = None,
+        denied: tuple[type[BaseException], ...] = (PermissionError,),
+        **fields: Any,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """
+        Record each call of the decorated function, sync or async, and how it ended.
+
+        Args:
+            resource: ``"invoice:{invoice_id}"`` over the function's arguments, or
+                a function of the same arguments.
+            denied: Exceptions that mean a refusal; any other means failure.
+            fields: Further fields of the event; a function is called with the
+                same arguments.
+        """
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            signature = inspect.signature(function)
+
+            def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+                # Before the call, since it may change what its arguments hold.
+                values = {
+                    name: value(*args, **kwargs) if callable(value) else value
+                    for name, value in fields.items()
+                }
+                if callable(resource):
+                    values["resource"] = resource(*args, **kwargs)
+                else:
+                    bound = signature.bind(*args, **kwargs)
+                    bound.apply_defaults()
+                    values["resource"] = resource.format(**bound.arguments)
+                return values
+
+            def ended(error: BaseException | None) -> dict[str, Any]:
+                if error is None:
+                    return {"outcome": Outcome.SUCCESS}
+                # The type alone: a message may hold what must not be kept.
+                outcome = Outcome.DENIED if isinstance(error, denied) else Outcome.FAILURE
+                return {"outcome": outcome, "reason": type(error).__qualname__}
+
+            if inspect.iscoroutinefunction(function):
+
+                @functools.wraps(function)
+                async def around_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                    values = begin(args, kwargs)
+                    try:
+                        result = await cast("Awaitable[Any]", function(*args, **kwargs))
+                    except BaseException as error:
+                        await self.arecord(action, stream=stream, **values, **ended(error))
+                        raise
+                    await self.arecord(action, stream=stream, **values, **ended(None))
+                    return result
+
+                return cast("Callable[P, R]", around_async)
+
+            @functools.wraps(function)
+            def around(*args: P.args, **kwargs: P.kwargs) -> R:
+                values = begin(args, kwargs)
+                try:
+                    result = function(*args, **kwargs)
+                except BaseException as error:
+                    self.record(action, stream=stream, **values, **ended(error))
+                    raise
+                self.record(action, stream=stream, **values, **ended(None))
+                return result
+
+            return around
+
+        return decorate
+
+    def _keep(self, group: dict[str, list[Sealed]], count: int) -> int:
+        pending = Pending(group)
+        self._submit(pending)
+        try:
+            pending.result()
+        except (StoreError, WriteUncertain):
+            if any(self._policy.streams[stream] == "refuse" for stream in group):
+                raise
+            for stream, sealed in group.items():
+                self._lost(stream, len(sealed))
+            return 0
+        return count
+
+    def _sealed(
+        self, event: Event | str, stream: str | None, fields: dict[str, Any]
+    ) -> tuple[Sealed, str]:
+        if isinstance(event, Event):
+            if fields:
+                field = min(fields)
+                raise InvalidEvent(field, fields[field], "no fields beside a whole Event")
+        else:
+            event = build(event, **fields)
+        return seal(event), self._route(event, stream)
+
+    def _route(self, event: Event, stream: str | None) -> str:
+        if not isinstance(event, Event):
+            raise InvalidEvent("event", event, "an Event")
+        target = self._policy.route(event, stream)
+        if target == CUSTODY:
+            raise UnknownStream("stream custody: only the trail itself writes there")
+        return target
+
+    def _receipt(self, pending: Pending, sealed: Sealed, stream: str) -> Receipt:
+        try:
+            placed = pending.result()[stream]
+        except (StoreError, WriteUncertain):
+            if self._policy.streams[stream] == "refuse":
+                raise
+            self._lost(stream, 1)
+            return Receipt(
+                id=sealed.id, stream=stream, log=None, index=None, leaf_hash=None, state=State.LOST
+            )
+        return Receipt(
+            id=sealed.id,
+            stream=stream,
+            log=placed.log,
+            index=placed.first,
+            leaf_hash=placed.leaves[0],
+            state=State.KEPT,
+        )
+
+
+def _set(done: asyncio.Future[None]) -> None:
+    if not done.done():  # else its task was cancelled meanwhile
+        done.set_result(None)
+
+
+def build(
+    action: str,
+    *,
+    resource: Resource | str,
+    actor: Actor | str | None = None,
+    outcome: Outcome | str = Outcome.SUCCESS,
+    changes: Mapping[str, Change | tuple[object, object]] | None = None,
+    data: object = None,
+    rationale: Rationale | str | None = None,
+    reason: str | None = None,
+    occurred_at: datetime | None = None,
+    session: str | None = None,
+    request: str | None = None,
+    client: Client | str | None = None,
+    trace: Trace | str | None = None,
+    service: Service | None = None,
+    tenant: str | None = None,
+    approval: Approval | None = None,
+    schema: str | None = None,
+) -> Event:
+    """
+    Build an event from *action* and its fields; what is not given comes from the context.
+
+    An event without any known actor has the actor ``unknown``.
+
+    Raises:
+        InvalidEvent: A field is missing or wrong.
+    """
+    context = current()
+    if actor is None:
+        actor = context.actor or _UNKNOWN
+    elif type(actor) is not Actor:
+        actor = Actor.parse(cast("str", actor))
+    if type(client) is str:
+        client = Client(ip=client)
+    if type(trace) is str:
+        trace = Trace(trace_id=trace)
+    return Event(
+        action=action,
+        outcome=outcome if type(outcome) is Outcome else parse_outcome(outcome),
+        actor=actor,
+        resource=resource if type(resource) is Resource else Resource.parse(cast("str", resource)),
+        changes=None if changes is None else parse_changes(changes),
+        data=data,
+        rationale=context.rationale if rationale is None else parse_rationale(rationale),
+        reason=reason,
+        occurred_at=datetime.now(UTC) if occurred_at is None else occurred_at,
+        session=context.session if session is None else session,
+        request=context.request if request is None else request,
+        client=cast("Client | None", context.client if client is None else client),
+        trace=cast("Trace | None", context.trace if trace is None else trace),
+        service=context.service if service is None else service,
+        tenant=context.tenant if tenant is None else tenant,
+        approval=context.approval if approval is None else approval,
+        schema=schema,
+    )

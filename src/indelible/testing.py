@@ -1,0 +1,103 @@
+"""
+For tests of applications: a trail in memory, a clock that stands, a store that fails.
+
+Nothing here is imported by the package itself.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from indelible.errors import StoreError, WriteUncertain
+from indelible.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from indelible.segment import Segment
+    from indelible.store import Store, Transaction, View
+
+__all__ = ["Faulty", "FrozenClock", "MemoryStore"]
+
+
+class FrozenClock:
+    """
+    A clock that shows *now*, in microseconds since 1970, until it is moved.
+
+    Call it where a clock is asked for.
+    """
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def move(self, microseconds: int) -> None:
+        """Let time pass, or go back."""
+        self.now += microseconds
+
+
+class Faulty:
+    """
+    A store whose writes fail as planned, and which else does what *store* does.
+
+    Args:
+        persists: For each of the next writes, whether it takes effect before it
+            fails: True (its answer is lost), False (nothing happened), or None
+            (it does not fail). After the last one nothing fails.
+        error: What a write raises that had no effect.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *persists: bool | None,
+        error: Callable[[], Exception] = lambda: WriteUncertain("the answer was lost"),
+    ) -> None:
+        self.store = store
+        self._plan = list(persists)
+        self._error = error
+        self.writes = 0
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Begin a transaction that may fail at its end."""
+        self.writes += 1
+        persists = self._plan.pop(0) if self._plan else None
+        if persists is False:
+            with _undone(self.store) as transaction:
+                yield transaction
+            raise self._error()
+        with self.store.write() as transaction:
+            yield transaction
+        if persists:
+            raise WriteUncertain("the answer was lost")
+
+    def read(self) -> AbstractContextManager[View]:
+        """Look at the store."""
+        return self.store.read()
+
+    def close_segments(self) -> Iterator[Segment]:
+        """Build segments."""
+        return self.store.close_segments()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+
+class _UndoneError(StoreError):
+    """Makes a transaction end without effect."""
+
+
+@contextmanager
+def _undone(store: Store) -> Iterator[Transaction]:
+    try:
+        with store.write() as transaction:
+            yield transaction
+            raise _UndoneError
+    except _UndoneError:
+        return

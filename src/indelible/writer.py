@@ -1,0 +1,269 @@
+"""
+Writer: group commit, one thread a process.
+
+Whoever records hands over sealed events and waits; the thread takes all that has
+come meanwhile, places and signs it in one transaction, and wakes them. So a sync
+to disk is shared by everyone who waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from indelible.errors import IndelibleError, StoreError, WriteUncertain
+from indelible.log import Placed, append, head_of
+from indelible.policy import CUSTODY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from indelible.custody import Custody
+    from indelible.keys import Signer
+    from indelible.seal import Sealed
+    from indelible.store import Head, Store, Transaction
+
+MOST_EVENTS = 4_096
+"""After so many events a group is committed, whoever else waits."""
+
+_ATTEMPTS = 3
+_MOST_LINGER = 0.002
+
+
+class Pending:
+    """
+    Sealed events on their way into the trail: all of them or none.
+
+    Args:
+        events: Per stream, in order.
+        on_done: Called once in the writer's thread when `result` will not wait.
+    """
+
+    __slots__ = ("_done", "error", "events", "on_done", "placed", "size")
+
+    def __init__(
+        self,
+        events: Mapping[str, Sequence[Sealed]],
+        on_done: Callable[[], object] | None = None,
+    ) -> None:
+        self.events = events
+        self.size = sum(map(len, events.values()))
+        self.placed: dict[str, Placed] = {}
+        self.error: Exception | None = None
+        self.on_done = on_done
+        # A bare lock is the cheapest thing that one thread can wait on.
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def result(self) -> dict[str, Placed]:
+        """
+        Wait until the events are durable; return where those of each stream are.
+
+        Raises:
+            StoreError: None of them was written.
+            WriteUncertain: It is not known whether they were.
+            IndelibleError: They cannot be written, for want of a key for example.
+        """
+        self._done.acquire()
+        self._done.release()
+        if self.error is not None:
+            raise self.error
+        return self.placed
+
+    def finish(self) -> None:
+        """Wake whoever waits."""
+        self._done.release()
+        if self.on_done is not None:
+            self.on_done()
+
+
+class Writer:
+    """
+    The group commit of one process.
+
+    Args:
+        signer_of: The key of a log.
+        now: The log's clock, microseconds since 1970.
+        custody: What the trail adds about itself.
+        committed: Told the new heads after each commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        signer_of: Callable[[str], Signer],
+        now: Callable[[], int],
+        custody: Custody,
+        committed: Callable[[Mapping[str, Head]], object],
+    ) -> None:
+        self._store = store
+        self._signer_of = signer_of
+        self._now = now
+        self._custody = custody
+        self._committed = committed
+        self._queue: SimpleQueue[Pending | None] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        _writers.add(self)
+
+    def submit(self, pending: Pending) -> None:
+        """Hand *pending* over; never waits for a disk."""
+        if self._thread is None:
+            self._start()
+        self._queue.put(pending)
+
+    def stop(self) -> None:
+        """Write what was handed over, and what custody has to say last; then end."""
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._queue,), name="indelible-writer", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self, queue: SimpleQueue[Pending | None]) -> None:
+        previous, took = 0, 0.0
+        stopping = False
+        while not stopping:
+            group: list[Pending] = []
+            with suppress(Empty):
+                first = queue.get(timeout=max(self._custody.seconds_left(), 0.001))
+                stopping = first is None
+                if first is not None:
+                    group.append(first)
+            stopping = self._take(queue, group) or stopping
+            if not stopping and len(group) < previous:
+                # Those who were woken last time are about to come again. To wait
+                # for them a little saves the sync that each half would pay.
+                stopping = self._linger(queue, group, previous, took)
+            if not group and not stopping and self._custody.seconds_left() > 0:
+                continue
+            started = monotonic()
+            self._commit(group)
+            previous, took = len(group), monotonic() - started
+            for pending in group:
+                pending.finish()
+
+    @staticmethod
+    def _take(queue: SimpleQueue[Pending | None], group: list[Pending]) -> bool:
+        """Add what is there to *group*; return whether the writer was asked to stop."""
+        events = sum(pending.size for pending in group)
+        with suppress(Empty):
+            while events < MOST_EVENTS:
+                pending = queue.get_nowait()
+                if pending is None:
+                    return True
+                group.append(pending)
+                events += pending.size
+        return False
+
+    def _linger(
+        self, queue: SimpleQueue[Pending | None], group: list[Pending], previous: int, took: float
+    ) -> bool:
+        until = monotonic() + min(took / 2, _MOST_LINGER)
+        while len(group) < previous and monotonic() < until:
+            before = len(group)
+            sleep(0.0002)
+            if self._take(queue, group):
+                return True
+            if len(group) == before:
+                break
+        return False
+
+    def _commit(self, group: list[Pending]) -> None:
+        try:
+            placed = self._write(group)
+        except Exception as error:  # noqa: BLE001 - every waiter gets it, none waits for ever
+            failure = error if isinstance(error, IndelibleError) else StoreError(str(error))
+            for pending in group:
+                pending.error = failure
+            return
+        taken = dict.fromkeys(placed, 0)
+        for pending in group:
+            for stream, events in pending.events.items():
+                where, start = placed[stream], taken[stream]
+                taken[stream] = end = start + len(events)
+                pending.placed[stream] = Placed(
+                    log=where.log, first=where.first + start, leaves=where.leaves[start:end]
+                )
+
+    def _write(self, group: list[Pending]) -> dict[str, Placed]:
+        events: dict[str, list[Sealed]] = {}
+        for pending in group:
+            for stream, sealed in pending.events.items():
+                events.setdefault(stream, []).extend(sealed)
+        attempt: dict[str, Placed] = {}
+        for turn in range(_ATTEMPTS):
+            try:
+                with self._store.write() as transaction:
+                    # Looking and writing again are one transaction, so nobody
+                    # comes between; the sealed bytes are those of the first time.
+                    if attempt and _is_kept(transaction, attempt):
+                        return attempt
+                    attempt = self._append(transaction, events)
+                    heads = transaction.heads()
+            except WriteUncertain:
+                if turn == _ATTEMPTS - 1:
+                    raise
+            except StoreError as error:
+                if turn and attempt:
+                    raise WriteUncertain(
+                        f"{error}; before that, a write may have happened"
+                    ) from error
+                raise
+            else:
+                self._committed(heads)
+                return attempt
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _append(
+        self, transaction: Transaction, events: Mapping[str, Sequence[Sealed]]
+    ) -> dict[str, Placed]:
+        heads = transaction.heads()
+        own = self._custody.events(heads)
+        streams = {**events, CUSTODY: [*events.get(CUSTODY, ()), *own]}
+        placed = {}
+        for stream, sealed in streams.items():
+            if not sealed:
+                continue
+            head = head_of(heads, stream)
+            signer = self._signer_of(head.log)
+            placed[stream] = append(transaction, head, sealed, signer, self._now())
+        return placed
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the thread, and what it was given, belong to the parent."""
+        self._queue = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread = None
+
+
+def _is_kept(transaction: Transaction, placed: Mapping[str, Placed]) -> bool:
+    """Tell whether the transaction that placed these took effect; it did as a whole or not."""
+    where = next(iter(placed.values()))
+    head = transaction.heads()[where.log]
+    return head.size > where.first and transaction.leaf(where.log, where.first) == where.leaves[0]
+
+
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_writers):
+        writer.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
