@@ -1,1 +1,64 @@
-"""Indelible: an audit trail for Python applications."""
+"""
+Indelible: an audit trail for Python applications.
+
+::
+
+    capture            decide             seal                keep                  prove / read
+    context, record -> recorder+policy -> seal (encode)  ->   log (place, tree,  -> checkpoint, proof,
+                                                              sign)                 verify, query
+
+Three lines are enough::
+
+    import indelible
+
+    audit = indelible.open("audit")
+    audit.record("invoice.approve", actor="user:alice", resource="invoice:INV-7")
+
+When `record` returns, the entry survives a crash, has a place that is never used
+again, and is under a signed checkpoint.
+"""
+
+from indelible import errors
+from indelible.context import context
+from indelible.event import (
+    Actor,
+    Approval,
+    Change,
+    Client,
+    Event,
+    Outcome,
+    Rationale,
+    Resource,
+    Service,
+    Source,
+    Trace,
+)
+from indelible.query import Page, Query
+from indelible.recorder import Receipt, Recorder, State
+from indelible.trail import Trail, open  # noqa: A004 - reads as indelible.open("audit")
+from indelible.verify import Level, Verdict
+
+__all__ = [
+    "Actor",
+    "Approval",
+    "Change",
+    "Client",
+    "Event",
+    "Level",
+    "Outcome",
+    "Page",
+    "Query",
+    "Rationale",
+    "Receipt",
+    "Recorder",
+    "Resource",
+    "Service",
+    "Source",
+    "State",
+    "Trace",
+    "Trail",
+    "Verdict",
+    "context",
+    "errors",
+    "open",
+]

@@ -39,8 +39,8 @@ class Owner(Protocol):
         """Where its logs are kept."""
         ...
 
-    def signer(self, log: str) -> Signer:
-        """Return the key of *log*."""
+    def signer_of(self, head: Head) -> Signer:
+        """Return the key of the log with this *head*."""
         ...
 
 
@@ -108,4 +108,4 @@ class Closer:
             with owner.store.write() as transaction:
                 transaction.register(segment)
                 head = head_of(transaction.heads(), CUSTODY)
-                append(transaction, head, [event], owner.signer(head.log), time.time_ns() // 1_000)
+                append(transaction, head, [event], owner.signer_of(head), time.time_ns() // 1_000)

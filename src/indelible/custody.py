@@ -13,14 +13,14 @@ import threading
 from base64 import b64encode
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.policy import CUSTODY
 from indelible.seal import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from indelible.seal import Sealed
     from indelible.store import Head
@@ -29,6 +29,14 @@ HEARTBEAT = 60.0
 """Seconds after which the sizes and roots of logs that have grown are named."""
 
 _SELF = Actor(type="system", id="indelible")
+
+
+class _Loss(NamedTuple):
+    """Events of one stream that could not be kept, and from when to when."""
+
+    count: int
+    since: str
+    until: str
 
 
 class Custody:
@@ -42,46 +50,69 @@ class Custody:
 
     def __init__(self, trail: str) -> None:
         self._trail = trail
-        self._lock = threading.Lock()
         self.begin()
 
     def begin(self) -> None:
         """Begin as a process that nothing has been heard of."""
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may record in the middle of a record.
+        self._lock = threading.RLock()
         self.started = False
         self.stopping = False
         self._trees: dict[str, dict[str, Any]] = {}
         self._named_at = 0.0
         self._grown = False
-        self._unnamed: dict[str, tuple[int, str, str]] = {}
+        self._unnamed: dict[str, _Loss] = {}
         self._lost: dict[str, int] = {}
+        self._offered: Callable[[], None] | None = None
 
     def seconds_left(self) -> float:
         """Return how long until something is to be written even if nobody records."""
+        if self._unnamed:
+            return 0.0
         return self._named_at + HEARTBEAT - monotonic() if self._grown else HEARTBEAT
 
     def events(self, heads: Mapping[str, Head]) -> list[Sealed]:
-        """Return what to write with this commit, given the *heads* that are durable."""
+        """
+        Return what to write with this commit, given the *heads* that are durable.
+
+        It is still to be said until `written` is called: a commit may fail.
+        """
         now = monotonic()
         trees = {log: _tree(head) for log, head in heads.items() if head.stream != CUSTODY}
+        with self._lock:
+            losses = dict(self._unnamed)
         events = [
-            self.event("events.lost", stream=stream, count=count, since=since, until=until)
-            for stream, (count, since, until) in self._take_losses().items()
+            self.event(
+                "events.lost", stream=stream, count=loss.count, since=loss.since, until=loss.until
+            )
+            for stream, loss in losses.items()
         ]
-        self._grown = True
+        said = grown = True
         if not self.started:
-            self.started = True
             events.append(self.event("trail.start", logs=trees, process=os.getpid()))
         elif self.stopping:
             events.append(self.event("trail.stop", logs=trees, process=os.getpid()))
-        elif now >= self._named_at + HEARTBEAT and trees != self._trees:
-            events.append(self.event("trail.heads", logs=trees))
         elif now < self._named_at + HEARTBEAT:
-            return events
+            said = False
+        elif trees != self._trees:
+            events.append(self.event("trail.heads", logs=trees))
         else:
-            self._grown = False
-        self._trees, self._named_at = trees, now
+            grown = False
+
+        def written() -> None:
+            self.started, self._grown = True, grown
+            if said:
+                self._trees, self._named_at = trees, now
+            self._forget(losses)
+
+        self._offered = written
         return events
+
+    def written(self) -> None:
+        """Take note that what `events` returned last is durable."""
+        if self._offered is not None:
+            self._offered()
+            self._offered = None
 
     def event(self, action: str, **data: Any) -> Sealed:
         """Return the sealed event of what the trail did itself."""
@@ -91,8 +122,8 @@ class Custody:
         """Count events that could not be kept, to be named as soon as writing works again."""
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         with self._lock:
-            before, since, _ = self._unnamed.get(stream, (0, now, now))
-            self._unnamed[stream] = (before + count, since, now)
+            before = self._unnamed.get(stream, _Loss(0, now, now))
+            self._unnamed[stream] = _Loss(before.count + count, before.since, now)
             self._lost[stream] = self._lost.get(stream, 0) + count
 
     def lost(self) -> dict[str, int]:
@@ -100,10 +131,13 @@ class Custody:
         with self._lock:
             return dict(self._lost)
 
-    def _take_losses(self) -> dict[str, tuple[int, str, str]]:
+    def _forget(self, named: Mapping[str, _Loss]) -> None:
         with self._lock:
-            losses, self._unnamed = self._unnamed, {}
-        return losses
+            for stream, loss in named.items():
+                now = self._unnamed.pop(stream)
+                if now.count > loss.count:  # more came while these were being named
+                    rest = now.count - loss.count
+                    self._unnamed[stream] = _Loss(rest, loss.until, now.until)
 
 
 def own_event(trail: str, action: str, **data: Any) -> Sealed:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -127,7 +126,8 @@ class Recorder:
         """
         Do what `record` does without ever blocking the event loop on the disk.
 
-        A task that is cancelled while it waits does not take the event back.
+        A task that is cancelled while it waits does not take the event back; an event
+        that cannot be kept then is counted as lost, for nobody is left to be told.
 
         Raises:
             InvalidEvent, UnknownStream, StoreError, WriteUncertain: As `record`.
@@ -135,15 +135,28 @@ class Recorder:
         sealed, target = self._sealed(event, stream, fields)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
+        is_second = iter((False, True))
+
+        def unheard() -> None:
+            # Called when the write has ended, and when nobody waits for it any more:
+            # who comes second knows of both, and counts what nobody will be told.
+            if next(is_second, False) and pending.error is not None:
+                self._lost(target, 1)
 
         def wake() -> None:
-            # The loop may have ended while the writer was at it.
-            with suppress(RuntimeError):
+            unheard()
+            try:
                 loop.call_soon_threadsafe(_set, done)
+            except RuntimeError:  # the loop has ended while the writer was at it
+                unheard()
 
         pending = Pending({target: (sealed,)}, on_done=wake)
         self._submit(pending)
-        await done
+        try:
+            await done
+        except BaseException:
+            unheard()
+            raise
         return self._receipt(pending, sealed, target)
 
     def record_many(
@@ -189,6 +202,8 @@ class Recorder:
             denied: Exceptions that mean a refusal; any other means failure.
             fields: Further fields of the event; a function is called with the
                 same arguments.
+
+        A call whose event could not be recorded raises before the function runs.
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -206,6 +221,8 @@ class Recorder:
                     bound = signature.bind(*args, **kwargs)
                     bound.apply_defaults()
                     values["resource"] = resource.format(**bound.arguments)
+                # What could not be recorded is refused before it is done.
+                self._sealed(action, stream, values)
                 return values
 
             def ended(error: BaseException | None) -> dict[str, Any]:

@@ -16,7 +16,13 @@ from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from indelible.errors import IndelibleError, StoreError, WriteUncertain
+from indelible.errors import (
+    CallerError,
+    IndelibleError,
+    StoreError,
+    TrailClosed,
+    WriteUncertain,
+)
 from indelible.log import Placed, append, head_of
 from indelible.policy import CUSTODY
 
@@ -33,6 +39,8 @@ MOST_EVENTS = 4_096
 
 _ATTEMPTS = 3
 _MOST_LINGER = 0.002
+_RETRY = 1.0
+"""Seconds after which, when a commit failed, what custody has to say is tried again."""
 
 
 class Pending:
@@ -87,7 +95,7 @@ class Writer:
     The group commit of one process.
 
     Args:
-        signer_of: The key of a log.
+        signer_of: The key of the log with this head.
         now: The log's clock, microseconds since 1970.
         custody: What the trail adds about itself.
         committed: Told the new heads after each commit.
@@ -97,7 +105,7 @@ class Writer:
         self,
         store: Store,
         *,
-        signer_of: Callable[[str], Signer],
+        signer_of: Callable[[Head], Signer],
         now: Callable[[], int],
         custody: Custody,
         committed: Callable[[Mapping[str, Head]], object],
@@ -108,39 +116,47 @@ class Writer:
         self._custody = custody
         self._committed = committed
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
-        self._starting = threading.Lock()
+        # Reentrant: a signal handler may record in the middle of a record.
+        self._handing = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._stopped = False
         _writers.add(self)
 
     def submit(self, pending: Pending) -> None:
-        """Hand *pending* over; never waits for a disk."""
-        if self._thread is None:
-            self._start()
-        self._queue.put(pending)
+        """
+        Hand *pending* over; never waits for a disk.
 
-    def stop(self) -> None:
-        """Write what was handed over, and what custody has to say last; then end."""
-        with self._starting:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            self._queue.put(None)
-            thread.join()
-
-    def _start(self) -> None:
-        with self._starting:
+        Raises:
+            TrailClosed: The writer was stopped.
+        """
+        # Under a lock, or what comes while the writer stops would wait for ever.
+        with self._handing:
+            if self._stopped:
+                raise TrailClosed("the trail was closed")
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, args=(self._queue,), name="indelible-writer", daemon=True
                 )
                 self._thread.start()
+            self._queue.put(pending)
+
+    def stop(self) -> None:
+        """Write what was handed over, and what custody has to say last; then end."""
+        with self._handing:
+            self._stopped = True
+            thread, self._thread = self._thread, None
+            self._queue.put(None)
+        if thread is not None:
+            thread.join()
 
     def _run(self, queue: SimpleQueue[Pending | None]) -> None:
         previous, took = 0, 0.0
-        stopping = False
+        stopping = failed = False
         while not stopping:
             group: list[Pending] = []
             with suppress(Empty):
-                first = queue.get(timeout=max(self._custody.seconds_left(), 0.001))
+                wait = _RETRY if failed else max(self._custody.seconds_left(), 0.001)
+                first = queue.get(timeout=wait)
                 stopping = first is None
                 if first is not None:
                     group.append(first)
@@ -152,7 +168,7 @@ class Writer:
             if not group and not stopping and self._custody.seconds_left() > 0:
                 continue
             started = monotonic()
-            self._commit(group)
+            failed = not self._commit(group)
             previous, took = len(group), monotonic() - started
             for pending in group:
                 pending.finish()
@@ -183,14 +199,20 @@ class Writer:
                 break
         return False
 
-    def _commit(self, group: list[Pending]) -> None:
+    def _commit(self, group: list[Pending]) -> bool:
+        """Write *group*, or let each of it know why not; return whether all was written."""
         try:
             placed = self._write(group)
         except Exception as error:  # noqa: BLE001 - every waiter gets it, none waits for ever
+            if isinstance(error, CallerError) and len(group) > 1:
+                # The fault of one (a key that is lost, a stream that was never made)
+                # is not that of the others: each for itself.
+                written = [self._commit([pending]) for pending in group]
+                return all(written)
             failure = error if isinstance(error, IndelibleError) else StoreError(str(error))
             for pending in group:
                 pending.error = failure
-            return
+            return False
         taken = dict.fromkeys(placed, 0)
         for pending in group:
             for stream, events in pending.events.items():
@@ -199,56 +221,69 @@ class Writer:
                 pending.placed[stream] = Placed(
                     log=where.log, first=where.first + start, leaves=where.leaves[start:end]
                 )
+        return True
 
     def _write(self, group: list[Pending]) -> dict[str, Placed]:
-        events: dict[str, list[Sealed]] = {}
-        for pending in group:
-            for stream, sealed in pending.events.items():
-                events.setdefault(stream, []).extend(sealed)
+        events = _by_stream(group)
+        own: list[Sealed] | None = None
         attempt: dict[str, Placed] = {}
         for turn in range(_ATTEMPTS):
             try:
                 with self._store.write() as transaction:
                     # Looking and writing again are one transaction, so nobody
                     # comes between; the sealed bytes are those of the first time.
-                    if attempt and _is_kept(transaction, attempt):
-                        return attempt
-                    attempt = self._append(transaction, events)
+                    if not (attempt and _is_kept(transaction, attempt)):
+                        if own is None:
+                            own = self._custody.events(transaction.heads())
+                        attempt = self._append(transaction, events, own)
                     heads = transaction.heads()
             except WriteUncertain:
                 if turn == _ATTEMPTS - 1:
                     raise
-            except StoreError as error:
+            except Exception as error:
                 if turn and attempt:
                     raise WriteUncertain(
                         f"{error}; before that, a write may have happened"
                     ) from error
                 raise
             else:
-                self._committed(heads)
+                self._custody.written()
+                # It is written: whatever fails from here on is not the caller's.
+                with suppress(Exception):
+                    self._committed(heads)
                 return attempt
         raise AssertionError("unreachable")  # pragma: no cover
 
     def _append(
-        self, transaction: Transaction, events: Mapping[str, Sequence[Sealed]]
+        self,
+        transaction: Transaction,
+        events: Mapping[str, Sequence[Sealed]],
+        own: Sequence[Sealed],
     ) -> dict[str, Placed]:
         heads = transaction.heads()
-        own = self._custody.events(heads)
         streams = {**events, CUSTODY: [*events.get(CUSTODY, ()), *own]}
         placed = {}
         for stream, sealed in streams.items():
             if not sealed:
                 continue
             head = head_of(heads, stream)
-            signer = self._signer_of(head.log)
+            signer = self._signer_of(head)
             placed[stream] = append(transaction, head, sealed, signer, self._now())
         return placed
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the thread, and what it was given, belong to the parent."""
         self._queue = SimpleQueue()
-        self._starting = threading.Lock()
+        self._handing = threading.RLock()
         self._thread = None
+
+
+def _by_stream(group: Sequence[Pending]) -> dict[str, list[Sealed]]:
+    events: dict[str, list[Sealed]] = {}
+    for pending in group:
+        for stream, sealed in pending.events.items():
+            events.setdefault(stream, []).extend(sealed)
+    return events
 
 
 def _is_kept(transaction: Transaction, placed: Mapping[str, Placed]) -> bool:

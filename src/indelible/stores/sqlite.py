@@ -102,19 +102,21 @@ class SqliteStore:
         self.path = path
         check_file_system(path)
         self._writing = threading.Lock()
+        self._building = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._lock_file: int | None = None
         self._readers = _Readers(path / "head.db")
         self._segment_files = _SegmentFiles()
         self._segments: dict[str, list[Segment]] = {}
         self._mark = Mark(path / "mark")
+        _stores.add(self)
         if create:
-            self._create()
+            with self._writing:
+                self._create()
         elif not (path / "head.db").is_file():
             raise NotATrail(f"{path}: holds no head.db")
         with self._readers.connection() as connection:
             _check_version(connection)
-        _stores.add(self)
 
     @contextmanager
     def write(self) -> Iterator[_Transaction]:
@@ -163,7 +165,7 @@ class SqliteStore:
                 with self._readers.connection() as connection, _translated():
                     if due != _first_due(connection):
                         continue
-                with _translated():
+                with self._building, _translated():
                     segment = _build(self.path, *due)
                 yield segment
 
@@ -229,6 +231,10 @@ class SqliteStore:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def _writing_connection(self) -> sqlite3.Connection:
+        if self._writer is not None and self._writer.in_transaction:
+            # It could not even roll back, so it can do nothing else.
+            self._writer.close()
+            self._writer = None
         if self._writer is None:
             with _translated():
                 if not os.access(self.path / "head.db", os.W_OK):
@@ -262,6 +268,7 @@ class SqliteStore:
 
     def before_fork(self) -> None:
         """Let what is under way end, and hold no connection: SQLite's do not survive a fork."""
+        self._building.acquire()
         self._writing.acquire()
         self._close_writer()
         self._readers.before_fork()
@@ -272,6 +279,7 @@ class SqliteStore:
         self._segment_files.after_fork()
         self._readers.after_fork()
         self._writing.release()
+        self._building.release()
 
 
 class _Transaction:
@@ -337,8 +345,11 @@ class _Transaction:
 
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         head = self._heads[log]
+        number = self._numbers[log]
         self._connection.execute(
-            "INSERT INTO rotation VALUES (?, ?)", (_key(self._numbers[log], head.size), note)
+            "INSERT INTO rotation SELECT ?1 + COUNT(*), ?3 FROM rotation"
+            " WHERE key >= ?1 AND key < ?2",
+            (_key(number, 0), _key(number + 1, 0), note),
         )
         self._move(replace(head, checkpoint=checkpoint))
 
@@ -1221,6 +1232,7 @@ def _build(directory: Path, log: str, log_number: int, number: int) -> Segment:
     # Crash here: the file is whole but under a name that nobody reads.
     building.rename(path)
     sync_directory(path.parent)
+    sync_directory(path.parent.parent)
     # Crash here: the file is in place but not registered; the next closing builds
     # it again over this one, and the rows are still in the head.
     spans = _join_spans([row[2:] for row in rows])
@@ -1250,7 +1262,9 @@ def hash_file(path: Path) -> tuple[bytes, int]:
 
 @contextmanager
 def _try_lock(path: Path) -> Iterator[bool]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _translated():
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1259,11 +1273,16 @@ def _try_lock(path: Path) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
 _forking: list[SqliteStore] = []
+_held: set[int] = set()
+"""Files of locks. A process that is forked shares the lock, and would keep it for life."""
 
 
 def _before_fork() -> None:
@@ -1277,4 +1296,12 @@ def _after_fork() -> None:
         _forking.pop().after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    while _held:
+        os.close(_held.pop())
+    _after_fork()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+)

@@ -57,7 +57,7 @@ CREATE TABLE segment (
     filter         BLOB NOT NULL
 ) STRICT;
 
--- Rotation notes. key: size of the log at the rotation.
+-- Rotation notes. key: number of the rotation.
 CREATE TABLE rotation (
     key  INTEGER PRIMARY KEY,
     note BLOB NOT NULL

@@ -1,0 +1,82 @@
+"""Profiling: where the time of a benchmark goes, thread by thread."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from cProfile import Profile
+from pstats import Stats
+from typing import TYPE_CHECKING
+
+from benchmarks import bulk
+from benchmarks.events import events
+from benchmarks.trails import made, whole_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from benchmarks.figures import Task
+
+_ROWS = 30
+
+
+def profile_bulk(task: Task) -> None:
+    """Profile one bulk recording: the caller, the writer and who closes segments."""
+    entries = whole_segments(task.entries)
+    with _profiled() as profiles:
+        bulk.indelible(task.scratch / "home", entries)
+    _show(profiles)
+
+
+def profile_record(task: Task) -> None:
+    """Profile single records, each with a commit of its own."""
+    waiting = list(events(task.entries))
+    with _profiled() as profiles, made(task.scratch / "home") as trail:
+        for event in waiting:
+            trail.record(event)
+    _show(profiles)
+
+
+PROFILES: dict[str, tuple[Callable[[Task], None], int]] = {
+    "bulk": (profile_bulk, 65_536),
+    "record": (profile_record, 2_000),
+}
+"""What can be profiled, with the number of entries."""
+
+
+@contextmanager
+def _profiled() -> Iterator[dict[str, Profile]]:
+    """Profile this thread and each that starts meanwhile, all threads of one name together."""
+    profiles: dict[str, list[Profile]] = {}
+
+    def begin(_frame: FrameType, _event: str, _arg: object) -> None:
+        # Called once a thread: the profile takes this function's place.
+        profile = Profile()
+        try:
+            profile.enable()
+        except ValueError:  # From Python 3.12 on there is one, and it sees every thread.
+            threading.setprofile(None)
+        else:
+            profiles.setdefault(threading.current_thread().name, []).append(profile)
+
+    caller = Profile()
+    profiles["caller"] = [caller]
+    named: dict[str, Profile] = {}
+    threading.setprofile(begin)
+    caller.enable()
+    try:
+        yield named
+    finally:
+        caller.disable()
+        threading.setprofile(None)
+        named.update(
+            {f"{name} {n}": each for name in profiles for n, each in enumerate(profiles[name])}
+        )
+
+
+def _show(profiles: dict[str, Profile]) -> None:
+    for name, profile in profiles.items():
+        print(f"\n==== {name} ====")
+        stats = Stats(profile)
+        stats.strip_dirs().sort_stats("tottime").print_stats(_ROWS)

@@ -1,0 +1,71 @@
+# ruff: noqa: INP001 - a script
+"""
+Write the reference of the command line, or with ``--check`` say whether it is current.
+
+What stands there is what ``--help`` prints, so it cannot say anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from indelible.cli.application import app
+
+TARGET = Path(__file__).with_name("reference") / "command-line.md"
+WIDTH = "80"
+INTRODUCTION = """\
+<!-- Written by docs/generate.py; change the commands, not this file. -->
+
+# The command line
+
+`indelible` comes with `pip install 'indelible[cli]'`; `python -m indelible` is the same.
+
+| exit code | meaning |
+|---|---|
+| 0 | success, or a clean verdict |
+| 1 | a finding: verification failed or is no pass, an import kept something out, or the store or its data fail |
+| 2 | usage: the call cannot succeed as it stands |
+
+Errors are one line on stderr, `error: …`. With `--json` it is `{"error": {"type": …, "message": …}}`,
+and stdout holds one JSON document or, for `history`, `tail` and `search --all`, JSON lines.
+
+An entry is `{"log", "stream", "index", "leaf_hash", "recorded_at", "event"}`: the event is the very
+JSON that was recorded, and `leaf_hash` is SHA-256 over a zero byte and the entry, in hex. Control
+characters and invisible ones are never printed as they are: in JSON they are `\\u001b`, elsewhere `\\x1b`.
+
+Where stdout is no terminal, rows are lines with tabs between the cells and no heading.
+"""
+
+
+def reference() -> str:
+    """Return the reference as the commands are now."""
+    names = list(get_command(app).commands)  # type: ignore[attr-defined]
+    sections = [f"## indelible\n\n{_help()}"]
+    sections += [f"## indelible {name}\n\n{_help(name)}" for name in names]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def _help(*command: str) -> str:
+    answer = CliRunner(env={"COLUMNS": WIDTH, "TERM": "dumb"}).invoke(app, [*command, "--help"])
+    return f"```text\n{answer.stdout.strip()}\n```\n"
+
+
+def main() -> int:
+    """Write the reference, or check it; return the exit code."""
+    current = reference()
+    if "--check" not in sys.argv[1:]:
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(current, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == current:
+        return 0
+    sys.stderr.write(f"{TARGET.name} is not what the commands print: run {Path(__file__).name}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

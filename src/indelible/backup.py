@@ -1,0 +1,315 @@
+"""
+Backup and restore: a consistent copy while the application writes, and the way back.
+
+A log that was restored from an older copy never goes on where that copy ends: its
+key has signed more than is there, and signing other entries at the same places
+would be a fork. It gets a *successor*, ``user~2``, with a key of its own, whose
+first entry names the last tree that is known and the range that is lost. A copy
+that has everything up to its mark simply opens.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from base64 import b64encode
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from indelible.custody import own_event
+from indelible.durable import sync_directory, sync_tree
+from indelible.errors import (
+    AlreadyATrail,
+    CallerError,
+    Damaged,
+    IndelibleError,
+    NotATrail,
+    Rollback,
+    StoreError,
+)
+from indelible.keys import SigningKey, read_key, write_key
+from indelible.log import append, head_of
+from indelible.mark import Known, Mark
+from indelible.merkle import root_at
+from indelible.pins import Pins
+from indelible.policy import CUSTODY
+from indelible.store import Head
+from indelible.trail import Trail, describe, has_signed, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from indelible.stores.sqlite import SqliteStore
+
+_ATTEMPTS = 5
+
+
+def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[str, int]:
+    """
+    Copy *trail* as it is now into the directory *target*, while others write.
+
+    Args:
+        with_keys: Also copy the signing keys that are kept inside the trail. Who
+            has such a copy can sign; without keys, it can be read and verified.
+
+    Returns:
+        The size of each log in the copy.
+
+    Raises:
+        CallerError: *target* exists and is not empty.
+        StoreError: It cannot be written.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CallerError(f"{target}: exists and is not empty")
+    aside = target.with_name(f".{target.name}.partial")
+    try:
+        keys = trail.path / "keys" if with_keys else None
+        heads = _copy_head(trail, aside, keys)
+        shutil.copy2(trail.path / "trail.json", aside)
+        copy = open_store(aside)
+        try:
+            with copy.read() as view:
+                segments = [s for log in heads for s in view.segments(log)]
+            for segment in segments:
+                path = copy.segment_path(segment.log, segment.number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(trail.store.segment_path(segment.log, segment.number), path)
+        finally:
+            copy.close()
+        (aside / "segments").mkdir(exist_ok=True)
+        Mark(aside / "mark").write(heads)
+        sync_tree(aside)
+        # Crash before this line: a hidden, partial copy that the next backup removes.
+        if target.exists():
+            target.rmdir()
+        aside.rename(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target}: {error}") from error
+    return {log: head.size for log, head in heads.items()}
+
+
+def _copy_head(trail: Trail, aside: Path, keys: Path | None) -> dict[str, Head]:
+    """
+    Make the directory *aside* anew, with the head and the keys that belong to it.
+
+    The head comes first of all: the segments that it names exist by then and never change.
+
+    Raises:
+        StoreError: The keys were rotated again and again.
+    """
+    for _ in range(_ATTEMPTS):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700, parents=True)
+        trail.store.backup(aside / "head.db")
+        with suppress(FileNotFoundError, shutil.Error):  # a key that is being rotated
+            if keys is not None and keys.is_dir():
+                shutil.copytree(keys, aside / "keys")
+            copy = open_store(aside)
+            try:
+                with copy.read() as view:
+                    heads = dict(view.heads())
+            finally:
+                copy.close()
+            if all(_fits(aside / "keys", head) for head in heads.values()):
+                return heads
+    raise StoreError(f"{trail.path}: its keys were rotated while it was copied")
+
+
+def _fits(keys: Path, head: Head) -> bool:
+    """Tell whether the key of a log, if it is there at all, is the one that signed its *head*."""
+    paths = [keys / f"{head.log}.key", keys / f"{head.log}.new"]
+    there = [path for path in paths if path.exists()]
+    return not there or any(has_signed(read_key(path), head) for path in there)
+
+
+def restore(
+    source: Path | str,
+    target: Path | str,
+    *,
+    keys: Path | str | None = None,
+    known: Mapping[str, Known] | None = None,
+) -> dict[str, tuple[int, int]]:
+    """
+    Put the backup in *source* into place at *target*.
+
+    What was signed after the backup is known from the mark of the trail that is
+    still at *target*, from the user's pins, and from *known*. A trail at *target*
+    is moved aside, never deleted.
+
+    Args:
+        keys: Where the signing keys are, if the backup has none.
+        known: Trees that are known from elsewhere, per log.
+
+    Returns:
+        The range of entries that is lost of each log that goes on as a successor.
+
+    Raises:
+        NotATrail: *source* is no backup.
+        AlreadyATrail: *target* holds another trail.
+        Rollback: The copy is not an older state of what is known but another history.
+        StoreError: It cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    description = describe(source)
+    pins = Pins(description.id)
+    seen = [dict(known or {}), _remembered(pins), _left(target, description.id)]
+    if not target.exists():
+        seen += _moved_aside(target, description.id)
+    # What is lost is only known after the copy was looked at; what may not be
+    # overwritten is known now.
+    aside = target.with_name(f".{target.name}.restoring")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+        if keys is not None:
+            shutil.copytree(Path(keys), aside / "keys", dirs_exist_ok=True)
+        store = open_store(aside)
+        try:
+            lost = _succeed(store, aside, description.id, description.origin, seen, pins)
+            with store.read() as view:
+                heads = dict(view.heads())
+        finally:
+            store.close()
+        sync_tree(aside)
+        # Crash before this line: a hidden copy that the next restore removes.
+        if target.exists():
+            if any(target.iterdir()):
+                target.rename(_free_name(target))
+            else:
+                target.rmdir()
+        aside.rename(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target}: {error}") from error
+    with suppress(OSError):
+        pins.settle(heads)
+    return lost
+
+
+def _remembered(pins: Pins) -> dict[str, Known]:
+    return {log: pin.known for log, pin in pins.read().items() if pin.known is not None}
+
+
+def _left(target: Path, trail: str) -> dict[str, Known]:
+    """Return what the trail that is still at *target* knows of itself."""
+    try:
+        found = describe(target)
+    except NotATrail:
+        if target.is_dir() and any(target.iterdir()) and not (target / "head.db").exists():
+            raise
+        return _mark_of(target)
+    if found.id != trail:
+        raise AlreadyATrail(f"{target}: holds trail {found.id}, and the backup is of {trail}")
+    known = _mark_of(target)
+    # Its head may be damaged: that is why somebody restores.
+    with suppress(IndelibleError):
+        store = open_store(target)
+        try:
+            with store.read() as view:
+                for log, head in view.heads().items():
+                    if log not in known or known[log].size < head.size:
+                        known[log] = Known(head.size, head.edge.root)
+        finally:
+            store.close()
+    return known
+
+
+def _moved_aside(target: Path, trail: str) -> Iterator[dict[str, Known]]:
+    """Yield what trails know of themselves that were moved aside by a restore that was cut off."""
+    for path in sorted(target.parent.glob(f"{target.name}.replaced-*")):
+        with suppress(IndelibleError):
+            if describe(path).id == trail:
+                yield _left(path, trail)
+
+
+def _mark_of(path: Path) -> dict[str, Known]:
+    with suppress(Damaged):
+        return Mark(path / "mark").read()
+    return {}
+
+
+def _succeed(  # noqa: PLR0917
+    store: SqliteStore,
+    path: Path,
+    trail: str,
+    origin: str,
+    seen: Iterable[Mapping[str, Known]],
+    pins: Pins,
+) -> dict[str, tuple[int, int]]:
+    """Begin a successor for each log that is behind what was *seen* of it."""
+    with store.read() as view:
+        heads = dict(view.heads())
+        behind: dict[str, Known] = {}
+        for known in seen:
+            for log, tree in known.items():
+                head = heads.get(log)
+                if head is None:
+                    # A log that began after the copy was made, a successor perhaps:
+                    # whoever succeeds its stream must not take its name.
+                    heads[log] = Head(log=log, origin=f"{origin}/{log}")
+                    head = heads[log]
+                if head.size < tree.size:
+                    if log not in behind or behind[log].size < tree.size:
+                        behind[log] = tree
+                elif root_at(tree.size, partial(view.node, log)) != tree.root:
+                    raise Rollback(f"log {log}: the copy is another history, not an older state")
+    if not behind:
+        return {}
+    keys = path / "keys"
+    keys.mkdir(mode=0o700, exist_ok=True)
+    now = time.time_ns() // 1_000
+    lost, made = {}, {}
+    streams = {heads[log].stream for log in behind}
+    with store.write() as transaction:
+        for stream in sorted(streams):
+            last = [head for head in heads.values() if head.stream == stream][-1]
+            name = f"{stream}~{_generation(last.log) + 1}"
+            key = SigningKey.generate(f"{origin}/{name}")
+            (keys / f"{name}.key").unlink(missing_ok=True)
+            write_key(keys / f"{name}.key", key)
+            made[name] = key
+            transaction.create(Head(log=name, origin=key.name))
+            events = []
+            for log, tree in behind.items():
+                if heads[log].stream != stream:
+                    continue
+                lost[log] = (heads[log].size, tree.size)
+                events.append(
+                    own_event(
+                        trail,
+                        "log.succeed",
+                        predecessor=log,
+                        size=heads[log].size,
+                        root=b64encode(heads[log].edge.root).decode("ascii"),
+                        known={"size": tree.size, "root": b64encode(tree.root).decode("ascii")},
+                        key=key.verifier.to_text(),
+                    )
+                )
+            append(transaction, transaction.heads()[name], events, key, now)
+        custody = head_of(transaction.heads(), CUSTODY)
+        created = [
+            own_event(trail, "key.create", log=log, key=key.verifier.to_text())
+            for log, key in made.items()
+        ]
+        signer = made.get(custody.log) or read_key(keys / f"{custody.log}.key", custody.origin)
+        append(transaction, custody, created, signer, now)
+    # Crash here: pins of logs that never come to be. They are pinned before the
+    # trail is in place, or its first verification would know no key.
+    with suppress(OSError):
+        pins.pin({log: key.verifier for log, key in made.items()})
+    return lost
+
+
+def _generation(log: str) -> int:
+    return int(log.partition("~")[2] or 1)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (other := path.with_name(f"{path.name}.replaced-{number}")).exists():
+        number += 1
+    return other

@@ -1,0 +1,327 @@
+"""Commands for whoever does not trust us: verify, prove, verify-proof, checkpoint, key, export."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from indelible import query
+from indelible.checkpoint import Checkpoint
+from indelible.cli import output
+from indelible.cli.arguments import Directory, Id, Json, Stream, trail_and, trail_of
+from indelible.cli.reading import find
+from indelible.entry import Entry, time_to_text
+from indelible.errors import CallerError, Malformed
+from indelible.note import Note, VerifierKey
+from indelible.proof import Proof
+from indelible.trail import open as open_trail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from indelible.cli.output import Advance
+    from indelible.verdict import Verdict
+
+_MAX_FILE = 2**21
+"""Larger than any entry, proof or note."""
+
+
+def verify(
+    *,
+    directory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR", help="Directory of the trail, or of an exported log (tlog-tiles)."
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VKEY",
+            help="Verifier key to trust instead of the pinned one; one for each log.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Older checkpoint that must hold, too."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that verify.")] = 1,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also compare the indexes with the entries.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """
+    Verify a trail or an exported log; print the verdict.
+
+    Every byte, link, tree and signature is checked. The verdict is witnessed,
+    anchored or signed, which pass; or unauthenticated, where neither a pinned nor a
+    given key says who may sign; or tampered. The exit code is 0 only if it passes
+    and nothing was found.
+    """
+    path = trail_of(directory)
+    keys = [_key(text) for text in key or ()]
+    notes = {name: _read(Path(name)) for name in checkpoint or ()}
+    started = monotonic()
+    with output.progress("verify", json=json) as advance:
+        if not (path / "trail.json").exists() and (path / "checkpoint").exists():
+            verdict = _verify_export(path, keys, notes)
+        else:
+            verdict = _verify_trail(path, keys, notes, jobs=jobs, deep=deep, advance=advance)
+    seconds = monotonic() - started
+    if json:
+        output.print_json(_verdict_json(verdict, seconds))
+    else:
+        output.print_fields(_verdict_fields(verdict, seconds))
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _verify_trail(
+    path: Path,
+    keys: Sequence[VerifierKey],
+    notes: dict[str, bytes],
+    *,
+    jobs: int,
+    deep: bool,
+    advance: Advance | None,
+) -> Verdict:
+    with open_trail(path, mode="r") as trail:
+        return trail.verify(
+            keys=keys, checkpoints=notes.values(), jobs=jobs, deep=deep, progress=advance
+        )
+
+
+def _verify_export(path: Path, keys: Sequence[VerifierKey], notes: dict[str, bytes]) -> Verdict:
+    from indelible.directory import verify_directory  # noqa: PLC0415 - only for exports
+    from indelible.mark import Known  # noqa: PLC0415
+    from indelible.verify import Seen  # noqa: PLC0415
+
+    if len(keys) > 1:
+        raise CallerError(f"--key: found {len(keys)}, expected one: the directory holds one log")
+    if notes and not keys:
+        raise CallerError("--checkpoint: found no --key that could have signed it")
+    seen = []
+    for name, note in notes.items():
+        opened = Checkpoint.open(note, keys)
+        seen.append(Seen(log=opened.origin, where=name, tree=Known(opened.size, opened.root)))
+    return verify_directory(path, keys[0] if keys else None, seen)
+
+
+def _verdict_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
+    return {
+        "level": verdict.level.value,
+        "passed": verdict.passed,
+        "entries": verdict.entries,
+        "bytes": verdict.bytes,
+        "seconds": round(seconds, 3),
+        "logs": [
+            {
+                "log": log.log,
+                "origin": log.origin,
+                "level": log.level.value,
+                "size": log.size,
+                "root": None if log.root is None else b64encode(log.root).decode("ascii"),
+                "recorded_at": None if log.recorded_at is None else time_to_text(log.recorded_at),
+                "key": None if log.key is None else log.key.to_text(),
+                "anchored": log.anchored,
+            }
+            for log in verdict.logs
+        ],
+        "reaches": verdict.reaches,
+        "does_not_show": verdict.does_not_show,
+        "findings": [
+            {"log": finding.log, "where": finding.where, "what": finding.what}
+            for finding in verdict.findings
+        ],
+    }
+
+
+def _verdict_fields(verdict: Verdict, seconds: float) -> list[tuple[str, str]]:
+    rate = f", {verdict.entries / seconds:,.0f}/s" if seconds > 0 else ""
+    return [
+        ("verdict", verdict.level.value if verdict.passed else f"{verdict.level.value}: NO PASS"),
+        *(("finding", str(finding)) for finding in verdict.findings),
+        ("verified", f"{verdict.entries:,} entries, {verdict.bytes:,} bytes{rate}"),
+        *(("reaches to", text) for text in verdict.reaches),
+        *(("does not show", text) for text in verdict.does_not_show),
+    ]
+
+
+def prove(
+    *,
+    out: Annotated[
+        str,
+        typer.Option(metavar="PREFIX", help="Writes PREFIX.entry and PREFIX.tlog-proof."),
+    ],
+    directory: Directory = None,
+    event_id: Id = None,
+    json: Json = False,
+) -> None:
+    """
+    Write an entry and the proof that it is in the log.
+
+    With the verifier key, which must come to the verifier on another way, these two
+    files are all that verify-proof needs. Files that are there are not overwritten.
+    """
+    path, wanted = trail_and(directory, event_id, "ID")
+    targets = Path(f"{out}.entry"), Path(f"{out}.tlog-proof")
+    for target in targets:
+        if target.exists():
+            raise CallerError(f"{target}: exists, and evidence is not overwritten")
+    with open_trail(path, mode="r") as trail:
+        item = find(trail, wanted)
+        key_text = trail.verifier_key(item.log).to_text()
+        with trail.store.read() as view:
+            proof = query.prove(view, item.log, item.index)
+    for target, data in zip(targets, (item.entry.to_bytes(), proof.to_bytes()), strict=True):
+        with target.open("xb") as file:
+            file.write(data)
+    if json:
+        output.print_json(
+            {
+                "entry": str(targets[0]),
+                "proof": str(targets[1]),
+                "log": item.log,
+                "index": item.index,
+                "key": key_text,
+            }
+        )
+        return
+    command = f"indelible verify-proof --entry {targets[0]} --proof {targets[1]} --key '{key_text}'"
+    output.print_fields(
+        [
+            ("entry", str(targets[0])),
+            ("proof", str(targets[1])),
+            ("key", key_text),
+            ("verify with", command),
+        ]
+    )
+
+
+def verify_proof(
+    *,
+    entry: Annotated[str, typer.Option(metavar="FILE", help="The entry's exact bytes.")],
+    proof: Annotated[str, typer.Option(metavar="FILE", help="The proof, a C2SP tlog-proof.")],
+    key: Annotated[
+        str, typer.Option(metavar="VKEY", help="The log's verifier key, from somebody you trust.")
+    ],
+    json: Json = False,
+) -> None:
+    """
+    Verify that a log holds an entry; no trail is needed.
+
+    Prints where the entry stands, under which checkpoint, and what it says. The
+    exit code is 1 if the proof does not hold.
+    """
+    verifier = _key(key)
+    data = _read(Path(entry))
+    opened = Proof.from_bytes(_read(Path(proof)))
+    checkpoint = opened.verify(data, [verifier])
+    found = Entry.from_bytes(data)
+    if found.index != opened.index:
+        raise Malformed(f"entry: says index {found.index}, but is proven at {opened.index}")
+    shown = {
+        "origin": checkpoint.origin,
+        "index": opened.index,
+        "size": checkpoint.size,
+        "root": b64encode(checkpoint.root).decode("ascii"),
+        "key": verifier.to_text(),
+        "leaf_hash": found.leaf_hash.hex(),
+        "recorded_at": time_to_text(found.recorded_at),
+    }
+    if json:
+        output.print_json({**shown, "event": output.raw_json(found.event)})
+        return
+    output.print_fields(
+        [
+            ("proven", f"{checkpoint.origin} holds this entry at index {opened.index}"),
+            ("checkpoint", f"size {checkpoint.size}, root {shown['root']}"),
+            ("signed by", verifier.to_text()),
+            *output.entry_fields(found),
+        ]
+    )
+
+
+def checkpoint(*, directory: Directory = None, stream: Stream = "user", json: Json = False) -> None:
+    """
+    Print the signed checkpoint of a stream's log, verbatim.
+
+    Kept where the trail's owner cannot rewrite it, it makes every later change to
+    what it covers show: give it to verify with --checkpoint.
+    """
+    with open_trail(trail_of(directory), mode="r") as trail:
+        note = trail.checkpoint(stream)
+    if not json:
+        output.print_exact(note)
+        return
+    read = Checkpoint.from_text(Note.from_bytes(note).text)
+    output.print_json(
+        {
+            "stream": stream,
+            "origin": read.origin,
+            "size": read.size,
+            "root": b64encode(read.root).decode("ascii"),
+            "note": note.decode("utf-8"),
+        }
+    )
+
+
+def key(*, directory: Directory = None, stream: Stream = "user", json: Json = False) -> None:
+    """Print the verifier key of a stream's log."""
+    with open_trail(trail_of(directory), mode="r") as trail:
+        text = trail.verifier_key(stream).to_text()
+    if json:
+        output.print_json({"stream": stream, "key": text})
+    else:
+        output.print_text(text)
+
+
+def export(
+    *,
+    tiles: Annotated[
+        str, typer.Option(metavar="OUT", help="Directory to write, as C2SP tlog-tiles.")
+    ],
+    directory: Directory = None,
+    stream: Stream = "user",
+    json: Json = False,
+) -> None:
+    """
+    Write a stream's log as files that others can verify.
+
+    The format is C2SP tlog-tiles; verify reads it, too.
+    """
+    with open_trail(trail_of(directory), mode="r") as trail:
+        trail.export(stream, Path(tiles))
+    if json:
+        output.print_json({"stream": stream, "tiles": tiles})
+    else:
+        output.print_fields([("stream", stream), ("tiles", tiles)])
+
+
+def _key(text: str) -> VerifierKey:
+    try:
+        return VerifierKey.from_text(text)
+    except Malformed as error:
+        raise CallerError(f"--key: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    """
+    Read a file that the caller names.
+
+    Raises:
+        CallerError: It cannot be read, or is larger than what is asked for can be.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise CallerError(f"{path}: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise CallerError(f"{path}: found more than {_MAX_FILE} bytes")
+    return data

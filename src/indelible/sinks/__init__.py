@@ -1,0 +1,1 @@
+"""Where a log goes: what follows it, or takes a copy of it."""

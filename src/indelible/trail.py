@@ -1,0 +1,897 @@
+"""
+Trail: the streams' logs of one installation in one directory, and what may be asked of them.
+
+::
+
+    trail.json               format, id and origin; written last when a trail is made
+    keys/user.key            a signing key for each log, mode 0600 (or elsewhere)
+    head.db, segments/, …    the store, see `indelible.stores.sqlite`
+
+`Trail` is the one object that an application holds. It puts the parts together:
+recorder and writer on the way in, queries, proofs and verification on the way out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import platform
+import re
+import time
+import weakref
+from base64 import b64encode
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from indelible import facets as facets_
+from indelible import history as history_
+from indelible import mark, query, verify
+from indelible.checkpoint import Checkpoint, Rotation
+from indelible.closer import Closer
+from indelible.context import context
+from indelible.custody import Custody, own_event
+from indelible.durable import replace_file, sync_directory
+from indelible.errors import (
+    AlreadyATrail,
+    CallerError,
+    Damaged,
+    KeyUnavailable,
+    Malformed,
+    NotATrail,
+    NotFound,
+    StoreError,
+    StoreReadOnly,
+    TrailClosed,
+    UnknownStream,
+    UnsupportedVersion,
+    WriteUncertain,
+)
+from indelible.event import id_time, uuid7
+from indelible.keys import SigningKey, read_key, write_key
+from indelible.log import append, head_of, sign
+from indelible.mark import Known
+from indelible.merkle import root_at
+from indelible.note import Note
+from indelible.pins import Pin, Pins
+from indelible.policy import CUSTODY, DEFAULT, Policy
+from indelible.query import Item, Page, Query
+from indelible.recorder import Recorder
+from indelible.store import Head
+from indelible.terms import fingerprint
+from indelible.writer import Pending, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from indelible.keys import Signer
+    from indelible.note import VerifierKey
+    from indelible.proof import Proof
+    from indelible.store import View
+    from indelible.stores.sqlite import SqliteStore
+    from indelible.verify import Verdict
+
+FORMAT = 1
+"""Of the directory's layout, as ``format`` in ``trail.json``."""
+
+ENVIRONMENT = "INDELIBLE_TRAIL"
+"""Names the directory where none is given."""
+
+_MARKER = "trail.json.creating"
+_ORIGIN = re.compile(r"[^\s+/\x00-\x1f]+(/[^\s+/\x00-\x1f]+)*\Z")
+
+
+class Description(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``trail.json`` holds; a newer format may hold more, so the version is read first."""
+
+    format: int
+    id: str
+    origin: str
+    keys: str
+    created_at: str
+
+
+class Trail:
+    """
+    The trail in the directory at *path*; see `open` and `create`.
+
+    Usable from several threads; other processes may use the same directory. A
+    process that forks may go on using it on both sides.
+    """
+
+    def __init__(self, path: Path, *, policy: Policy = DEFAULT, check: bool = True) -> None:
+        self.path = path
+        description = describe(path)
+        self.id: str = description.id
+        self.origin: str = description.origin
+        self.policy = policy
+        self._keys = path / description.keys
+        # Read before the head, or a commit between the two would look like a rollback.
+        known = _known(path, self.id) if check else {}
+        self.store: SqliteStore = open_store(path)
+        try:
+            if check:
+                with self.store.read() as view:
+                    mark.check(known, view.heads(), partial(_root_at, view))
+        except BaseException:
+            self.store.close()
+            raise
+        self._closed = False
+        self._signers: dict[str, Signer] = {}
+        self._custody = Custody(self.id)
+        self._closer = Closer(self)
+        self._writer = Writer(
+            self.store,
+            signer_of=self.signer_of,
+            now=lambda: time.time_ns() // 1_000,
+            custody=self._custody,
+            committed=self._closer.look,
+        )
+        self._recorder = Recorder(policy, self._submit, self._custody.lose)
+        self.record = self._recorder.record
+        self.arecord = self._recorder.arecord
+        self.record_many = self._recorder.record_many
+        self.audited = self._recorder.audited
+        self.context = context
+        _trails.add(self)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        origin: str | None = None,
+        keys: Path | str | None = None,
+        policy: Policy = DEFAULT,
+    ) -> Trail:
+        """
+        Make a trail in the directory *path*, which is missing or empty, and open it.
+
+        Makes a key for each log, pins its verifier key in the user's configuration,
+        and writes the first custody entries.
+
+        Args:
+            origin: Names the trail to the world, as a URL without its scheme:
+                ``audit.example.com/shop``; by default host and directory.
+            keys: Where the signing keys are kept; by default inside the trail.
+
+        Raises:
+            AlreadyATrail: There is a trail already.
+            NotATrail: The directory holds something else.
+            CallerError: The origin cannot stand in a checkpoint.
+            StoreError: The directory cannot be written.
+        """
+        path = Path(path)
+        origin = default_origin(path) if origin is None else origin
+        if not _ORIGIN.match(origin):
+            raise CallerError(
+                f"origin: found {origin!r}, expected a URL without scheme, spaces and '+'"
+            )
+        with _system_errors(path):
+            _make_directory(path)
+            with _creating(path) as marker:
+                _make(path, marker, origin, None if keys is None else Path(keys), policy)
+        return cls(path, policy=policy)
+
+    def search(
+        self,
+        query_: Query | str | None = None,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        **fields: Any,
+    ) -> Page:
+        """
+        Answer a page of entries, verified against the tree.
+
+        Args:
+            query_: A `Query`, or its text (``actor:user:alice action:invoice.*``);
+                or give its *fields* by name.
+            cursor: The page before's, to go on after it.
+
+        Raises:
+            InvalidQuery: The query or the limit means nothing.
+            InvalidCursor: The cursor is of another query, or was changed.
+            Damaged: An entry that belongs to the answer cannot be read.
+        """
+        with self._reading() as view:
+            return query.search(
+                view, _query(query_, fields), limit=limit, cursor=cursor, secret=self._secret()
+            )
+
+    def get(self, event_id: str) -> Item:
+        """
+        Return the entry of the event with this id.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._reading() as view:
+            return self._find(view, event_id)
+
+    def history(self, resource: str, *, until: datetime | None = None) -> list[Item]:
+        """
+        Return all entries about *resource*, oldest first.
+
+        Raises:
+            InvalidQuery: *resource* is not ``type:id``.
+        """
+        with self._reading() as view:
+            return list(history_.history(view, resource, until=until))
+
+    def state(self, resource: str, *, at: datetime | None = None) -> history_.State:
+        """
+        Return the values of *resource* as the recorded changes leave them at a time.
+
+        Raises:
+            InvalidQuery: *resource* is not ``type:id``.
+        """
+        with self._reading() as view:
+            return history_.state(view, resource, at)
+
+    def facets(
+        self,
+        query_: Query | str | None = None,
+        *,
+        fields: Sequence[str] = ("actor", "action", "resource", "outcome"),
+        top: int = 10,
+        **filters: Any,
+    ) -> dict[str, facets_.Facet]:
+        """
+        Count the values of *fields* over what matches, the most frequent first.
+
+        Raises:
+            InvalidQuery: The query means nothing.
+        """
+        with self._reading() as view:
+            return facets_.facets(view, _query(query_, filters), fields=tuple(fields), top=top)
+
+    def prove(self, event_id: str) -> tuple[Item, Proof]:
+        """
+        Return an entry and the proof that the log's signed checkpoint covers it.
+
+        Raises:
+            NotFound: There is no such entry.
+        """
+        with self._reading() as view:
+            item = self._find(view, event_id)
+            return item, query.prove(view, item.log, item.index)
+
+    def follow(self, stream: str | None = None, *, poll: float = 0.2) -> Iterator[Item]:
+        """
+        Yield entries as they are recorded, from now on, in the order of each log.
+
+        Args:
+            poll: Seconds between looks at the trail.
+
+        Raises:
+            UnknownStream: The trail has no such stream.
+        """
+        with self._reading() as view:
+            seen = {log: head.size for log, head in view.heads().items()}
+        if stream is not None and stream not in {log.partition("~")[0] for log in seen}:
+            raise UnknownStream(f"stream: found {stream!r}, expected one of {', '.join(seen)}")
+        while True:
+            items: list[Item] = []
+            with self._reading() as view:
+                for log, head in view.heads().items():
+                    if stream is None or head.stream == stream:
+                        first = seen.get(log, 0)
+                        items += query.items(view, log, range(first, head.size))
+                        seen[log] = head.size
+            yield from sorted(items, key=lambda item: (item.entry.recorded_at, item.origin))
+            if not items:
+                time.sleep(poll)
+
+    def checkpoint(self, stream: str = "user") -> bytes:
+        """
+        Return the signed note over the stream's log as it is now.
+
+        Raises:
+            UnknownStream: The trail has no such stream.
+            NotFound: Nothing was recorded in it yet.
+        """
+        with self._reading() as view:
+            head = head_of(view.heads(), stream)
+        if not head.checkpoint:
+            raise NotFound(f"stream {stream}: holds no entry and so no checkpoint yet")
+        return head.checkpoint
+
+    def verifier_key(self, stream: str = "user") -> VerifierKey:
+        """
+        Return the key that verifies the stream's checkpoints.
+
+        It comes from the pin if there is one, else from the key file; an auditor
+        should get it on another way than the trail itself.
+
+        Raises:
+            UnknownStream: The trail has no such stream.
+            KeyUnavailable: There is neither pin nor key file.
+        """
+        with self._reading() as view:
+            head = head_of(view.heads(), stream)
+            rotations = view.rotations(head.log)
+        pin = self.pins().read().get(head.log)
+        if pin is None:
+            return self.signer(head.log).verifier
+        key = pin.key
+        for note in rotations:
+            key = Rotation.open(note, key).new
+        return key
+
+    def rotate_key(self, stream: str = "user") -> VerifierKey:
+        """
+        Let a new key sign the stream's log from now on, and destroy the old one.
+
+        Both keys sign the boundary, so that verifiers can walk from the pinned key.
+
+        Raises:
+            UnknownStream: The trail has no such stream.
+            NotFound: Nothing was recorded yet, so there is nothing to bind the keys to.
+            KeyUnavailable: The old key is lost.
+        """
+        self._check_open()
+        with self.store.write() as transaction:
+            head = head_of(transaction.heads(), stream)
+            if not head.size:
+                raise NotFound(f"stream {stream}: holds no entry yet, so its key may stay")
+            path = self._key_path(head.log)
+            old = read_key(path, head.origin)
+            aside = path.with_suffix(".new")
+            aside.unlink(missing_ok=True)
+            new = SigningKey.generate(head.origin)
+            write_key(aside, new)
+            # Crash here: a key that nothing knows; the next rotation overwrites it.
+            rotation = Rotation(
+                origin=head.origin,
+                old=old.verifier,
+                new=new.verifier,
+                size=head.size,
+                root=head.edge.root,
+            )
+            transaction.rotate(head.log, rotation.sign(old, new).to_bytes(), sign(head, new))
+            heads = transaction.heads()
+            custody = self._custody.event(
+                "key.rotate",
+                log=head.log,
+                size=head.size,
+                old=old.verifier.to_text(),
+                new=new.verifier.to_text(),
+            )
+            target = head_of(heads, CUSTODY)
+            signer = new if target.log == head.log else self.signer_of(target)
+            append(transaction, target, [custody], signer, time.time_ns() // 1_000)
+        # Crash here: the log knows the new key, the file still holds the old one; the
+        # new one lies beside it and is taken into use by whoever next signs, as here.
+        with suppress(StoreError, WriteUncertain), self.store.write() as transaction:
+            self.signer_of(transaction.heads()[head.log])
+        return new.verifier
+
+    def verify(
+        self,
+        *,
+        keys: Iterable[VerifierKey] = (),
+        checkpoints: Iterable[bytes] = (),
+        jobs: int = 1,
+        deep: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verdict:
+        """
+        Check every byte, link, node and signature; see `indelible.verify`.
+
+        Args:
+            keys: Keys to trust instead of the pinned ones; a key's name is the
+                origin of the log that it is for.
+            checkpoints: Older signed notes that the logs must be consistent with.
+            jobs: Processes to verify closed segments in. With more than one, the
+                calling program must be importable, as `multiprocessing` demands.
+            deep: Also build the indexes of closed segments anew and compare.
+            progress: Told entries done and entries in total.
+
+        Raises:
+            CallerError: A key or a checkpoint is of no log of this trail.
+            InvalidSignature: A checkpoint is not signed by a trusted key.
+        """
+        from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
+
+        self._check_open()
+        trusted = self._trusted(keys)
+        verdict = verify.verify_trail(
+            partial(open_store, self.path),
+            keys=trusted,
+            known=self._known_trees(trusted, checkpoints),
+            check_file=partial(check_file, self.path),
+            jobs=jobs,
+            deep=deep,
+            progress=progress,
+        )
+        if verdict.passed:
+            self._remember()
+        return verdict
+
+    def _trusted(self, keys: Iterable[VerifierKey]) -> dict[str, VerifierKey]:
+        """Return the key to trust for each log: one of *keys*, or the pinned one."""
+        trusted = {log: pin.key for log, pin in self.pins().read().items()}
+        logs = self._logs_by_origin()
+        for key in keys:
+            if key.name not in logs:
+                raise CallerError(
+                    f"key: is of {key.name}, expected one of {', '.join(sorted(logs))}"
+                )
+            trusted[logs[key.name]] = key
+        return trusted
+
+    def _logs_by_origin(self) -> dict[str, str]:
+        with self._reading() as view:
+            return {head.origin: log for log, head in view.heads().items()}
+
+    def _known_trees(
+        self, trusted: Mapping[str, VerifierKey], checkpoints: Iterable[bytes]
+    ) -> dict[str, list[Known]]:
+        """Return what is known of each log: by the mark, the pins, and older *checkpoints*."""
+        known: dict[str, list[Known]] = {}
+        for log, pin in self.pins().read().items():
+            known.setdefault(log, []).extend([pin.known] if pin.known else [])
+        for log, tree in mark.Mark(self.path / "mark").read().items():
+            known.setdefault(log, []).append(tree)
+        logs = self._logs_by_origin()
+        for note in checkpoints:
+            origin = Note.from_bytes(note).text.partition("\n")[0]
+            if origin not in logs:
+                raise CallerError(
+                    f"checkpoint: is of {origin}, expected one of {', '.join(sorted(logs))}"
+                )
+            opened = Checkpoint.open(note, self._keys_of(logs[origin], trusted))
+            known.setdefault(logs[origin], []).append(Known(opened.size, opened.root))
+        return known
+
+    def _keys_of(self, log: str, trusted: Mapping[str, VerifierKey]) -> list[VerifierKey]:
+        """Return the trusted key of *log* and those that it handed over to."""
+        if log not in trusted:
+            raise CallerError(f"checkpoint: no key is pinned or given for log {log}")
+        keys = [trusted[log]]
+        with self._reading() as view:
+            for note in view.rotations(log):
+                keys.append(Rotation.open(note, keys[-1]).new)
+        return keys
+
+    def backup(self, target: Path | str, *, with_keys: bool = True) -> dict[str, int]:
+        """
+        Copy the trail as it is now into *target*, while others write; see `indelible.backup`.
+
+        Returns:
+            The size of each log in the copy.
+
+        Raises:
+            CallerError: *target* exists and is not empty.
+            StoreError: It cannot be written.
+        """
+        from indelible.backup import backup  # noqa: PLC0415 - which imports this module
+
+        self._check_open()
+        return backup(self, Path(target), with_keys=with_keys)
+
+    def export(self, stream: str, target: Path | str) -> None:
+        """
+        Write the stream's log as a directory in the format of C2SP tlog-tiles.
+
+        Raises:
+            UnknownStream: The trail has no such stream.
+            CallerError: *target* holds something else.
+        """
+        from indelible.sinks.directory import export_log  # noqa: PLC0415 - writes files
+
+        with self._reading() as view:
+            export_log(view, head_of(view.heads(), stream).log, Path(target))
+
+    def stats(self) -> dict[str, Any]:
+        """Return what there is of what: entries, bytes, segments, times, losses."""
+        with self._reading() as view:
+            logs = {
+                log: {
+                    "entries": head.size,
+                    "segments": len(view.segments(log)),
+                    "segment_bytes": sum(s.file_size for s in view.segments(log)),
+                    "root": b64encode(head.edge.root).decode("ascii"),
+                    "recorded_at": _iso(head.recorded_at) if head.size else None,
+                }
+                for log, head in view.heads().items()
+            }
+        entries = sum(head["entries"] for head in logs.values())
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return {
+            "id": self.id,
+            "origin": self.origin,
+            "path": str(self.path),
+            "entries": entries,
+            "bytes": size,
+            "bytes_per_entry": round(size / entries, 1) if entries else None,
+            "lost": self._custody.lost(),
+            "logs": logs,
+        }
+
+    def existing(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the sealed events of those *ids* that the trail holds, by id."""
+        wanted = frozenset(map(fingerprint, ids))
+        chosen, found = set(ids), {}
+        times = [id_time(event_id) for event_id in ids]
+        with self._reading() as view:
+            for log in view.heads():
+                indexes = list(view.with_ids(log, wanted, (min(times), max(times) + 1)))
+                for item in query.items(view, log, indexes):
+                    if item.event.id in chosen:
+                        found[item.event.id] = item.entry.event
+        return found
+
+    @contextmanager
+    def import_lock(self) -> Iterator[None]:
+        """
+        Hold off other imports into this trail, so that none doubles what another brings.
+
+        Raises:
+            StoreError: Another import is under way.
+        """
+        with _system_errors(self.path):
+            descriptor = os.open(
+                self.path / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"{self.path}: another import is under way") from None
+            yield
+            # A process that was forked meanwhile holds the descriptor, too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
+    def settle(self) -> None:
+        """
+        Close the segments that are complete, here and now.
+
+        Applications need not call this: a thread does it while they go on.
+
+        Raises:
+            StoreError: A file cannot be written; the entries stay where they are.
+        """
+        self._check_open()
+        self._closer.settle()
+
+    def pins(self) -> Pins:
+        """Return the pins of this trail in the user's configuration."""
+        return Pins(self.id)
+
+    def close(self) -> None:
+        """Write what was handed over, say so in the custody stream, and let go of the files."""
+        if self._closed:
+            return
+        self._closed = True
+        _trails.discard(self)
+        self._custody.stopping = True
+        self._writer.stop()
+        self._closer.join()
+        if self._custody.started:
+            self._remember()
+        self.store.close()
+
+    def __enter__(self) -> Trail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _submit(self, pending: Pending) -> None:
+        self._check_open()
+        self._writer.submit(pending)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TrailClosed(f"{self.path}: the trail was closed")
+
+    @contextmanager
+    def _reading(self) -> Iterator[View]:
+        self._check_open()
+        with self.store.read() as view:
+            yield view
+
+    def _find(self, view: View, event_id: str) -> Item:
+        page = query.search(view, Query(id=event_id), limit=1, secret=b"")
+        if not page.items:
+            raise NotFound(f"id: no entry of {event_id!r}")
+        return page.items[0]
+
+    def _secret(self) -> bytes:
+        # Cursors are authenticated against mistakes, not against the trail's owner,
+        # who may read everything anyway.
+        return self.id.encode("ascii")
+
+    def _key_path(self, log: str) -> Path:
+        return self._keys / f"{log}.key"
+
+    def signer(self, log: str) -> Signer:
+        """
+        Return the key that signs *log* now.
+
+        Raises:
+            KeyUnavailable: It is lost or may not be read.
+        """
+        with self._reading() as view:
+            head = view.heads()[log]
+        aside = self._key_path(log).with_suffix(".new")
+        for path in (self._key_path(log), aside, self._key_path(log)):
+            # In this order, whoever finishes a rotation meanwhile.
+            if (path != aside or aside.exists()) and has_signed(key := read_key(path), head):
+                return key
+        raise KeyUnavailable(f"{self._key_path(log)}: found another key than signed log {log} last")
+
+    def signer_of(self, head: Head) -> Signer:
+        """
+        Return the key that signs what follows *head*: the one that signed it.
+
+        To be called while nobody else may write. Another process may have rotated the
+        key, or died at it after the log knew the new one: then that is finished.
+
+        Raises:
+            KeyUnavailable: It is lost or may not be read, or another lies in its place.
+        """
+        signer = self._signers.get(head.log)
+        if signer is not None and has_signed(signer, head):
+            return signer
+        path = self._key_path(head.log)
+        aside = path.with_suffix(".new")
+        key = read_key(path, head.origin)
+        if not has_signed(key, head) and aside.exists():
+            key = read_key(aside, head.origin)
+            if has_signed(key, head):
+                aside.replace(path)
+                sync_directory(path.parent)
+        if not has_signed(key, head):
+            raise KeyUnavailable(f"{path}: found another key than signed log {head.log} last")
+        self._signers[head.log] = key
+        return key
+
+    def _remember(self) -> None:
+        # Somebody without a home directory still has an audit trail.
+        with suppress(OSError, Malformed), self.store.read() as view:
+            self.pins().remember(view.heads())
+
+    def after_fork_in_child(self) -> None:
+        """Begin as a process of its own, which the custody stream has heard nothing of."""
+        self._custody.begin()
+        self._closer.begin()
+
+
+def open(  # noqa: A001 - the name that applications read: indelible.open("audit")
+    path: Path | str | None = None,
+    *,
+    origin: str | None = None,
+    policy: Policy = DEFAULT,
+    mode: Literal["a", "r"] = "a",
+) -> Trail:
+    """
+    Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
+
+    Args:
+        origin: For a trail that is made, see `Trail.create`.
+        mode: ``a`` to record: the trail is made where there is none, and one that
+            is behind its high-water mark is refused. ``r`` only to read, whatever
+            state it is in.
+
+    Raises:
+        NotATrail: There is none (``r``), or the directory holds something else.
+        Rollback: It holds less than was signed before.
+        UnsupportedVersion: A newer version wrote it.
+        UnsupportedFileSystem: It lies on a network file system.
+        StoreError: It cannot be read or written.
+    """
+    if path is None:
+        path = os.environ.get(ENVIRONMENT) or None
+        if path is None:
+            raise NotATrail(f"no directory is given, and {ENVIRONMENT} names none")
+    path = Path(path)
+    if mode == "r":
+        return Trail(path, policy=policy, check=False)
+    if not (path / "trail.json").exists() and (
+        not (path / "head.db").exists() or (path / _MARKER).exists()
+    ):
+        with suppress(AlreadyATrail):  # another process was faster
+            return Trail.create(path, origin=origin, policy=policy)
+    return Trail(path, policy=policy)
+
+
+def default_origin(path: Path) -> str:
+    """Return an origin made of this host's name and the directory's."""
+    text = f"{platform.node() or 'localhost'}/{path.absolute().name or 'audit'}"
+    return re.sub(r"[^A-Za-z0-9._/~-]+", "-", text)
+
+
+def open_store(path: Path, *, create: bool = False) -> SqliteStore:
+    """
+    Open the store of the trail at *path*.
+
+    Raises:
+        NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`.
+    """
+    # Imported here: the package itself loads no database driver.
+    from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
+
+    return SqliteStore(path, create=create)
+
+
+def describe(path: Path) -> Description:
+    """
+    Read what a trail's directory says of itself.
+
+    Raises:
+        NotATrail: There is no trail.
+        UnsupportedVersion: A newer version wrote it.
+        StoreReadOnly: It may not be read.
+    """
+    try:
+        data = (path / "trail.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotATrail(f"{path}: holds no trail (no trail.json)") from None
+    except OSError as error:
+        raise StoreReadOnly(f"{path}: {error}") from error
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise UnsupportedVersion(
+                f"{path}: found format {version}, this version of Indelible knows {FORMAT};"
+                " upgrade it"
+            )
+        return msgspec.json.decode(data, type=Description)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise NotATrail(f"{path}: trail.json is not a trail's: {error}") from error
+
+
+def _make_directory(path: Path) -> None:
+    """Make the directory *path*, and those above it, so that their names survive a crash."""
+    made = [path, *(above for above in path.parents if not above.exists())]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in made:
+        with suppress(PermissionError):  # the parent belongs to somebody else
+            sync_directory(directory.parent)
+
+
+def has_signed(key: Signer, head: Head) -> bool:
+    """Tell whether *key* is the one that signed *head*, which may not be signed yet."""
+    if not head.checkpoint:
+        return True
+    key_id = key.verifier.key_id
+    return any(key_id == by.key_id for by in Note.from_bytes(head.checkpoint).signatures)
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[Path]:
+    """
+    Hold the right to make a trail at *path*; yield the marker that makes it one.
+
+    The marker is ``trail.json`` under another name while the trail is made. Where
+    one is found, a process died at it, and what it left is known to be worthless.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if (path / "trail.json").exists():
+            raise AlreadyATrail(f"{path}: holds a trail already")
+        marker = path / _MARKER
+        if not marker.exists() and any(path.iterdir()):
+            raise NotATrail(f"{path}: is not empty, and what it holds is not a trail")
+        marker.touch(mode=0o600)
+        # Before anything else is there, or after a crash it would look like a stranger's.
+        sync_directory(path)
+        yield marker
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path, marker: Path, origin: str, keys: Path | None, policy: Policy) -> None:
+    trail_id = uuid7(time.time_ns(), os.urandom(10))
+    directory = path / "keys" if keys is None else keys
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in [*path.glob("head.db*"), path / "mark", *(path / "keys").glob("*.key")]:
+        left.unlink(missing_ok=True)
+    description = Description(
+        format=FORMAT,
+        id=trail_id,
+        origin=origin,
+        keys="keys" if keys is None else str(keys.absolute()),
+        created_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+    )
+    signers = {}
+    for stream in policy.streams:
+        key = SigningKey.generate(f"{origin}/{stream}")
+        write_key(directory / f"{stream}.key", key)
+        signers[stream] = key
+    store = open_store(path, create=True)
+    try:
+        with store.write() as transaction:
+            for stream, key in signers.items():
+                transaction.create(Head(log=stream, origin=key.name))
+            events = [
+                own_event(trail_id, "trail.create", **msgspec.structs.asdict(description)),
+                *(
+                    own_event(trail_id, "key.create", log=stream, key=key.verifier.to_text())
+                    for stream, key in signers.items()
+                ),
+            ]
+            append(
+                transaction,
+                transaction.heads()[CUSTODY],
+                events,
+                signers[CUSTODY],
+                time.time_ns() // 1_000,
+            )
+    finally:
+        store.close()
+    with suppress(OSError):
+        Pins(trail_id).pin({stream: key.verifier for stream, key in signers.items()})
+    # Crash before this line: no trail, and whoever comes next starts over.
+    replace_file(marker, msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n")
+    marker.rename(path / "trail.json")
+    sync_directory(path)
+
+
+def _known(path: Path, trail_id: str) -> dict[str, Known]:
+    """Return the largest tree of each log that the mark or the pins have seen."""
+    known: dict[str, Known] = {}
+    pins: dict[str, Pin] = {}
+    with suppress(Malformed, OSError):
+        pins = Pins(trail_id).read()
+    # A damaged mark is verification's to report; recording goes on and writes it anew.
+    with suppress(Damaged):
+        known = mark.Mark(path / "mark").read()
+    for log, pin in pins.items():
+        if pin.known is not None and (log not in known or known[log].size < pin.known.size):
+            known[log] = pin.known
+    return known
+
+
+def _root_at(view: View, log: str, size: int) -> bytes:
+    return root_at(size, partial(view.node, log))
+
+
+def _query(given: Query | str | None, fields: dict[str, Any]) -> Query:
+    if given is None:
+        return Query(**fields)
+    if fields:
+        raise CallerError("a query is given whole or by its fields, not both")
+    return Query.parse(given) if isinstance(given, str) else given
+
+
+def _iso(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat().replace("+00:00", "Z")
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreReadOnly(f"{path}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+_trails: weakref.WeakSet[Trail] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for trail in list(_trails):
+        trail.close()
+
+
+def _after_fork_in_child() -> None:
+    for trail in list(_trails):
+        trail.after_fork_in_child()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
