@@ -27,15 +27,17 @@ INTRODUCTION = """\
 | exit code | meaning |
 |---|---|
 | 0 | success, or a clean verdict |
-| 1 | a finding: verification failed or is no pass, an import kept something out, or the store or its data fail |
+| 1 | a finding: no pass, an import that kept something out, or a store or data that fail |
 | 2 | usage: the call cannot succeed as it stands |
 
-Errors are one line on stderr, `error: …`. With `--json` it is `{"error": {"type": …, "message": …}}`,
-and stdout holds one JSON document or, for `history`, `tail` and `search --all`, JSON lines.
+Errors are one line on stderr, `error: …`; with `--json` the line is
+`{"error": {"type": …, "message": …}}`, and stdout holds one JSON document or, for `history`,
+`tail` and `search --all`, JSON lines.
 
-An entry is `{"log", "stream", "index", "leaf_hash", "recorded_at", "event"}`: the event is the very
-JSON that was recorded, and `leaf_hash` is SHA-256 over a zero byte and the entry, in hex. Control
-characters and invisible ones are never printed as they are: in JSON they are `\\u001b`, elsewhere `\\x1b`.
+An entry is `{"log", "stream", "index", "leaf_hash", "recorded_at", "event"}`: the event is the
+very JSON that was recorded, and `leaf_hash` is SHA-256 over a zero byte and the entry, in hex.
+Control characters and invisible ones are never printed as they are: in JSON they are `\\u001b`,
+elsewhere `\\x1b`.
 
 Where stdout is no terminal, rows are lines with tabs between the cells and no heading.
 """

@@ -81,9 +81,8 @@ class Mark:
                 for log, head in heads.items()
             }
             payload = msgspec.json.encode(_Slot(max(turns) + 1, logs))
-            line = b"%b %b\n" % (sha256(payload).hexdigest().encode("ascii"), payload)
             at = _SLOT if turns[1] < turns[0] else 0
-            os.pwrite(descriptor, line.ljust(_SLOT), at)
+            os.pwrite(descriptor, b"%b %08d %b\n" % (_digest(payload), len(payload), payload), at)
         finally:
             os.close(descriptor)
 
@@ -115,11 +114,15 @@ if TYPE_CHECKING:
 
 
 def _slot(data: bytes) -> _Slot | None:
-    digest, _, rest = data.partition(b" ")
-    payload = rest.rstrip(b" ")[:-1]
-    if sha256(payload).hexdigest().encode("ascii") != digest:
+    digest, length, rest = data[:64], data[65:73], data[74:]
+    payload = rest[: int(length)] if length.isdigit() else b""
+    if _digest(payload) != digest:
         return None
     try:
         return msgspec.json.decode(payload, type=_Slot)
     except msgspec.MsgspecError:
         return None
+
+
+def _digest(payload: bytes) -> bytes:
+    return sha256(payload).hexdigest().encode("ascii")

@@ -404,7 +404,7 @@ class Trail:
         verdict = verify.verify_trail(
             partial(open_store, self.path),
             keys=trusted,
-            known=self._known_trees(trusted, checkpoints),
+            known=self._seen(trusted, checkpoints),
             check_file=partial(check_file, self.path),
             jobs=jobs,
             deep=deep,
@@ -430,15 +430,19 @@ class Trail:
         with self._reading() as view:
             return {head.origin: log for log, head in view.heads().items()}
 
-    def _known_trees(
+    def _seen(
         self, trusted: Mapping[str, VerifierKey], checkpoints: Iterable[bytes]
-    ) -> dict[str, list[Known]]:
-        """Return what is known of each log: by the mark, the pins, and older *checkpoints*."""
-        known: dict[str, list[Known]] = {}
-        for log, pin in self.pins().read().items():
-            known.setdefault(log, []).extend([pin.known] if pin.known else [])
-        for log, tree in mark.Mark(self.path / "mark").read().items():
-            known.setdefault(log, []).append(tree)
+    ) -> list[verify.Seen]:
+        """Return the trees that were seen before: in the mark, the pins, older *checkpoints*."""
+        seen = [
+            verify.Seen(log=log, where="high-water mark", tree=tree)
+            for log, tree in mark.Mark(self.path / "mark").read().items()
+        ]
+        seen += [
+            verify.Seen(log=log, where="pin", tree=pin.known)
+            for log, pin in self.pins().read().items()
+            if pin.known is not None
+        ]
         logs = self._logs_by_origin()
         for note in checkpoints:
             origin = Note.from_bytes(note).text.partition("\n")[0]
@@ -447,8 +451,10 @@ class Trail:
                     f"checkpoint: is of {origin}, expected one of {', '.join(sorted(logs))}"
                 )
             opened = Checkpoint.open(note, self._keys_of(logs[origin], trusted))
-            known.setdefault(logs[origin], []).append(Known(opened.size, opened.root))
-        return known
+            tree = Known(opened.size, opened.root)
+            where = f"checkpoint over {opened.size} entries"
+            seen.append(verify.Seen(log=logs[origin], where=where, tree=tree))
+        return seen
 
     def _keys_of(self, log: str, trusted: Mapping[str, VerifierKey]) -> list[VerifierKey]:
         """Return the trusted key of *log* and those that it handed over to."""

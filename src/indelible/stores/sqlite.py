@@ -966,6 +966,9 @@ def _translated() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _store_error(error) from error
+    except UnicodeDecodeError as error:
+        # SQLite's own message about a damaged schema quotes the damaged bytes.
+        raise Damaged(f"head.db: {error}") from error
     except OSError as error:
         kind: type[StoreError] = StoreError
         if error.errno in (28, 122):  # ENOSPC, EDQUOT
