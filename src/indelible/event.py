@@ -452,9 +452,9 @@ def uuid7(unix_ns: int, randomness: bytes) -> str:
     that ids of one process sort by time (RFC 9562, method 3).
     """
     milliseconds, rest = divmod(unix_ns, 1_000_000)
-    fraction = (rest << 12) // 1_000_000
-    tail = (int.from_bytes(randomness[:8], "big") & 0x3FFFFFFFFFFFFFFF) | 0x8000000000000000
-    text = f"{milliseconds:012x}7{fraction:03x}{tail:016x}"
+    number = int.from_bytes(randomness[:8], "big") & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000
+    number |= (milliseconds << 16 | 0x7000 | (rest << 12) // 1_000_000) << 64
+    text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_MOST_ROUTES = 10_000
 _UNKNOWN = Actor(type="unknown")
 
 
@@ -93,6 +94,7 @@ class Recorder:
         self._policy = policy
         self._submit = submit
         self._lost = lost
+        self._routes: dict[tuple[str, str | None, tuple[str, ...]], str] = {}
 
     def record(
         self,
@@ -289,6 +291,14 @@ class Recorder:
     def _route(self, event: Event, stream: str | None) -> str:
         if not isinstance(event, Event):
             raise InvalidEvent("event", event, "an Event")
+        if stream is None:
+            # All that the rules look at; a policy never changes, a new one is a new recorder.
+            key = (event.action, event.kind, event.actor.roles)
+            stream = self._routes.get(key)
+            if stream is None:
+                stream = self._policy.route(event)
+                if len(self._routes) < _MOST_ROUTES:
+                    self._routes[key] = stream
         target = self._policy.route(event, stream)
         if target == CUSTODY:
             raise UnknownStream("stream custody: only the trail itself writes there")

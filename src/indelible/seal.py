@@ -33,12 +33,21 @@ class Sealed(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: The event's id.
         event: The bytes that will stand under ``event`` in the entry.
-        terms: What the entry can be found by.
+        source: The event itself, for what the entry can be found by.
     """
 
     id: str
     event: bytes
-    terms: Terms
+    source: Event
+
+    @property
+    def terms(self) -> Terms:
+        """
+        What the entry can be found by.
+
+        Derived when it is placed: in the writer's thread, not in the caller's.
+        """
+        return terms_of(self.source, microseconds(self.source.occurred_at))
 
 
 def seal(event: Event) -> Sealed:
@@ -61,7 +70,7 @@ def seal(event: Event) -> Sealed:
     # closer only when they are there.
     if b"\\u0000" in data and any("\0" in text for _, text in _texts(event)):
         raise _bad_text(event, "a text without NUL")
-    return Sealed(event.id, data, terms_of(event, microseconds(event.occurred_at)))
+    return Sealed(event.id, data, event)
 
 
 def unseal(data: bytes) -> Event:

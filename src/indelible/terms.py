@@ -24,6 +24,8 @@ import msgspec
 from indelible.event import id_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from indelible.event import Event
 
 NO_TRACE = 0
@@ -69,7 +71,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     occurred_at: int
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)
 def term(field: Field, text: str) -> int:
     """Return the number of *text* in *field*."""
     digest = blake2b(text.encode(), digest_size=8, person=_PERSON[field]).digest()
@@ -93,12 +95,14 @@ def terms_of(event: Event, occurred_at: int) -> Terms:
     """Return what *event* can be found by; *occurred_at* in microseconds."""
     actor, resource, session, trace = event.actor, event.resource, event.session, event.trace
     terms = (
-        _of_actor(actor.type, actor.id)
-        + _of_resource(resource.type, resource.id)
-        + _of_action(event.action, event.outcome)
+        _remembered(_of_actor, actor.type, actor.id)
+        + _remembered(_of_resource, resource.type, resource.id)
+        + _remembered(_of_action, event.action, event.outcome)
     )
+    if session is not None:
+        terms += _remembered(_of_session, session, None)
     return Terms(
-        terms if session is None else (*terms, term(Field.SESSION, session)),
+        terms,
         fingerprint(event.id),
         id_time(event.id),
         NO_TRACE if trace is None else fingerprint(trace.trace_id),
@@ -106,23 +110,42 @@ def terms_of(event: Event, occurred_at: int) -> Terms:
     )
 
 
-@lru_cache(maxsize=65_536)
+_memory: dict[tuple[object, str, str | None], tuple[int, ...]] = {}
+_MOST_REMEMBERED = 100_000
+
+
+def _remembered(
+    terms: Callable[[str, str | None], tuple[int, ...]], first: str, second: str | None
+) -> tuple[int, ...]:
+    # A dictionary that is emptied when it is full: an LRU cache moves what it finds
+    # to the front, which costs more in memory traffic than the hash that it saves.
+    key = (terms, first, second)
+    found = _memory.get(key)
+    if found is None:
+        if len(_memory) >= _MOST_REMEMBERED:
+            _memory.clear()
+        found = _memory[key] = terms(first, second)
+    return found
+
+
 def _of_actor(kind: str, identity: str | None) -> tuple[int, ...]:
     text = kind if identity is None else f"{kind}:{identity}"
     return (term(Field.ACTOR, text), term(Field.ACTOR_TYPE, kind))
 
 
-@lru_cache(maxsize=65_536)
-def _of_resource(kind: str, identity: str) -> tuple[int, ...]:
+def _of_resource(kind: str, identity: str | None) -> tuple[int, ...]:
     return (term(Field.RESOURCE, f"{kind}:{identity}"), term(Field.RESOURCE_TYPE, kind))
 
 
-@lru_cache(maxsize=8_192)
-def _of_action(action: str, outcome: str) -> tuple[int, ...]:
+def _of_action(action: str, outcome: str | None) -> tuple[int, ...]:
     parts = action.split(".")
     wildcards = (".".join(parts[:n]) + ".*" for n in range(1, len(parts)))
     return (
-        term(Field.OUTCOME, outcome),
+        term(Field.OUTCOME, outcome or ""),
         term(Field.ACTION, action),
         *(term(Field.ACTION_WILDCARD, wildcard) for wildcard in wildcards),
     )
+
+
+def _of_session(session: str, _: str | None) -> tuple[int, ...]:
+    return (term(Field.SESSION, session),)

@@ -83,6 +83,8 @@ ENVIRONMENT = "INDELIBLE_TRAIL"
 """Names the directory where none is given."""
 
 _MARKER = "trail.json.creating"
+Closing = Literal["thread", "process"]
+
 _ORIGIN = re.compile(r"[^\s+/\x00-\x1f]+(/[^\s+/\x00-\x1f]+)*\Z")
 
 
@@ -104,7 +106,14 @@ class Trail:
     process that forks may go on using it on both sides.
     """
 
-    def __init__(self, path: Path, *, policy: Policy = DEFAULT, check: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        policy: Policy = DEFAULT,
+        check: bool = True,
+        closing: Closing = "thread",
+    ) -> None:
         self.path = path
         description = describe(path)
         self.id: str = description.id
@@ -113,7 +122,7 @@ class Trail:
         self._keys = path / description.keys
         # Read before the head, or a commit between the two would look like a rollback.
         known = _known(path, self.id) if check else {}
-        self.store: SqliteStore = open_store(path)
+        self.store: SqliteStore = open_store(path, aside=closing == "process")
         try:
             if check:
                 with self.store.read() as view:
@@ -679,6 +688,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     origin: str | None = None,
     policy: Policy = DEFAULT,
     mode: Literal["a", "r"] = "a",
+    closing: Closing = "thread",
 ) -> Trail:
     """
     Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
@@ -688,6 +698,9 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         mode: ``a`` to record: the trail is made where there is none, and one that
             is behind its high-water mark is refused. ``r`` only to read, whatever
             state it is in.
+
+        closing: Where the files of complete segments are built: in a thread, or for
+            bulk loads in a process of its own, which leaves this one's time alone.
 
     Raises:
         NotATrail: There is none (``r``), or the directory holds something else.
@@ -707,8 +720,8 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         not (path / "head.db").exists() or (path / _MARKER).exists()
     ):
         with suppress(AlreadyATrail):  # another process was faster
-            return Trail.create(path, origin=origin, policy=policy)
-    return Trail(path, policy=policy)
+            Trail.create(path, origin=origin, policy=policy).close()
+    return Trail(path, policy=policy, closing=closing)
 
 
 def default_origin(path: Path) -> str:
@@ -717,7 +730,7 @@ def default_origin(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._/~-]+", "-", text)
 
 
-def open_store(path: Path, *, create: bool = False) -> SqliteStore:
+def open_store(path: Path, *, create: bool = False, aside: bool = False) -> SqliteStore:
     """
     Open the store of the trail at *path*.
 
@@ -727,7 +740,7 @@ def open_store(path: Path, *, create: bool = False) -> SqliteStore:
     # Imported here: the package itself loads no database driver.
     from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
 
-    return SqliteStore(path, create=create)
+    return SqliteStore(path, create=create, aside=aside)
 
 
 def describe(path: Path) -> Description:

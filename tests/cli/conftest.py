@@ -25,7 +25,7 @@ class Answer:
     stderr: str
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - whatever a command prints
         """The one JSON document that stdout holds, whole."""
         return msgspec.json.decode(self.stdout)
 
@@ -52,8 +52,12 @@ class Shell:
             "COLUMNS": "80",
         }
 
-    def __call__(self, *args: str | Path, stdin: bytes = b"", **environment: str) -> Answer:
+    def __call__(self, *args: str | Path, **environment: str) -> Answer:
         """Run a command in this process."""
+        return self.fed(b"", *args, **environment)
+
+    def fed(self, stdin: bytes, *args: str | Path, **environment: str) -> Answer:
+        """Run a command in this process, with something on its standard input."""
         runner = CliRunner(env={**self.environment, **environment})
         answer = runner.invoke(app, list(map(str, args)), input=stdin)
         return Answer(answer.exit_code, answer.stdout, answer.stderr)

@@ -60,7 +60,10 @@ def test_the_version_is_printed(shell: Shell) -> None:
         ((), "Missing command (see indelible --help)"),
         (("serch",), "No such command 'serch'. Did you mean 'search'? (see indelible --help)"),
         (("show", "--nope"), "No such option: --nope (see indelible show --help)"),
-        (("show", "a", "b", "c"), "Got unexpected extra argument (c) (see indelible show --help)"),
+        (
+            ("show", "a", "b", "c"),
+            "Got unexpected extra argument(s) (c) (see indelible show --help)",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line(shell: Shell, args: tuple[str, ...], message: str) -> None:

@@ -44,7 +44,7 @@ def test_rows_for_other_tools_have_tabs_and_are_never_wrapped(shell: Shell, trai
         (("actor:user:alice",), ["user#0"]),
         (("--actor", "user:alice"), ["user#0"]),
         (("--actor", "user:alice", "--actor", "user:bob"), ["user#1", "user#0"]),
-        (("-actor:user:alice", "--action", "invoice.*"), ["user#1"]),
+        (("--action", "invoice.*", "--", "-actor:user:alice"), ["user#1"]),
         (("void", "--resource", "invoice:*", "--outcome", "success"), ["user#1"]),
         (("--stream", "user", "--until", "2020-01-01"), []),
         (("--stream", "user", "--since", "2020-01-01T00:00:00Z"), ["user#1", "user#0"]),

@@ -98,7 +98,7 @@ def test_what_is_given_is_what_is_recorded(shell: Shell, trail: Path) -> None:
     """Changes stay text, also where they look like numbers or options; data is JSON."""
     receipt = shell(
         *("record", trail, *EVENT, "--outcome", "denied", "--stream", "admin"),
-        *("--change", "amount", "-5", "5", "--change", "flag", "--json", "true"),
+        *("--change", "amount", "-5", "5", "--change=flag", "--json", "true"),
         *("--data", '{"lines": [1, null]}', "--rationale", "late", "--json"),
     )
     event = shell("show", trail, receipt.json["id"], "--json").json["event"]
@@ -121,7 +121,7 @@ def test_what_is_given_is_what_is_recorded(shell: Shell, trail: Path) -> None:
         (("--data", '{"a": 1, "a": 2}'), "--data: found 'the key twice"),
         (("--data", '{"a": NaN}'), "data.a: found nan"),
         (("--change", "status", "draft"), "--change: found 2 values, expected FIELD OLD NEW"),
-        (("--change=status", "draft", "paid"), "--change: found 'status'"),
+        (("--change=status", "draft"), "--change: found 2 values"),
         (("--change", "a", "1", "2", "--change", "a", "2", "3"), "the field 'a' twice"),
         (("--outcome", "fine"), "outcome: found 'fine'"),
         (("--stream", "nope"), "stream: found 'nope', expected one of user"),
@@ -193,10 +193,10 @@ def test_dead_letters_go_where_they_are_wanted(shell: Shell, trail: Path, tmp_pa
     """Several sources, standard input among them, may share one file of dead letters."""
     (tmp_path / "app.jsonl").write_text("{}\n")
 
-    answer = shell(
+    answer = shell.fed(
+        b"nothing\n",
         *("import", trail, "--format", "jsonl", tmp_path / "app.jsonl", "-"),
         *("--dead-letters", tmp_path / "dead"),
-        stdin=b"nothing\n",
     )
 
     assert 1 == answer.code

@@ -33,7 +33,8 @@ Text = Annotated[
     str | None,
     typer.Argument(
         metavar="QUERY",
-        help="Such as 'actor:user:alice action:invoice.* -outcome:success since:2026-01-31 urgent'."
+        help="Such as 'actor:user:alice action:invoice.* -outcome:success since:2026-01-31 urgent';"
+        " put -- before one that begins with a minus."
         f" If {ENVIRONMENT} is set, a single argument is the query unless it is a trail.",
     ),
 ]

@@ -105,7 +105,6 @@ def note(text: str) -> None:
 
 def report(kind: str, message: str, *, json: bool, **details: object) -> None:
     """Report an error on stderr, in one line."""
-    message = "; ".join(message.splitlines())
     if json:
         document = {"error": {"type": kind, "message": message, **details}}
         line = visible_json(document)

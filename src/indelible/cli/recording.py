@@ -178,6 +178,9 @@ def gather_changes(args: Sequence[str]) -> list[str]:
         return rest
     while rest:
         arg = rest.pop(0)
+        if arg.startswith(f"{_CHANGE}="):
+            rest.insert(0, arg.removeprefix(f"{_CHANGE}="))
+            arg = _CHANGE
         gathered.append(arg)
         if arg == "--":
             break

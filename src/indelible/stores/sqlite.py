@@ -25,20 +25,16 @@ from array import array
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from indelible.durable import sync_directory, sync_file
+from indelible.durable import sync_directory
 from indelible.errors import (
     Damaged,
-    IndelibleError,
     NotATrail,
     StoreError,
-    StoreFull,
     StoreReadOnly,
     UnsupportedFileSystem,
     UnsupportedVersion,
@@ -63,10 +59,24 @@ from indelible.segment import (
     unpack_block,
 )
 from indelible.store import Head, Stored, Tile, Wanted, Work
+from indelible.stores.sqlite_build import build, build_aside
+from indelible.stores.sqlite_layout import (
+    SPANS,
+    connect,
+    join_spans,
+    key_of,
+    row_of,
+    schema,
+    segment_from_row,
+    segment_path,
+    span_columns,
+    store_error,
+    translated,
+)
 from indelible.terms import FEW_VALUES, field_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from indelible.store import Batch
 
@@ -77,19 +87,14 @@ _NETWORK = frozenset(
     "nfs nfs4 cifs smb2 smb3 smbfs 9p afs ceph glusterfs lustre ncpfs fuse.sshfs fuse.s3fs"
     " fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.juicefs virtiofs vboxsf".split()
 )
-_LOG_SHIFT = 40
-_CHECKPOINT_PAGES = 4_000
 _OPEN_SEGMENTS = 256
-_SPANS = "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
-_sql = files("indelible.stores") / "sql"
-
-
 class SqliteStore:
     """
     The store in the directory at *path*; implements `indelible.store.Store`.
 
     Args:
         create: Make the files, in a directory that exists.
+        aside: Build the files of segments in a process of its own.
 
     Raises:
         NotATrail: There is no store in the directory.
@@ -98,8 +103,9 @@ class SqliteStore:
         StoreError: The files cannot be opened.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, aside: bool = False) -> None:
         self.path = path
+        self._build = build_aside if aside else build
         check_file_system(path)
         self._writing = threading.Lock()
         self._building = threading.Lock()
@@ -123,10 +129,10 @@ class SqliteStore:
         """Begin the one transaction that writes; see `indelible.store.Store.write`."""
         with self._writing, self._locked():
             connection = self._writing_connection()
-            with _translated():
+            with translated():
                 connection.execute("BEGIN IMMEDIATE")
             try:
-                with _translated():
+                with translated():
                     _check_version(connection)
                     transaction = _Transaction(connection)
                     yield transaction
@@ -144,7 +150,7 @@ class SqliteStore:
     @contextmanager
     def read(self) -> Iterator[_View]:
         """Look at one state of the store; see `indelible.store.Store.read`."""
-        with self._readers.connection() as connection, _translated():
+        with self._readers.connection() as connection, translated():
             connection.execute("BEGIN")
             try:
                 yield _View(self, connection)
@@ -154,7 +160,7 @@ class SqliteStore:
     def close_segments(self) -> Iterator[Segment]:
         """Build the files of complete segments; see `indelible.store.Store.close_segments`."""
         while True:
-            with self._readers.connection() as connection, _translated():
+            with self._readers.connection() as connection, translated():
                 due = _first_due(connection)
             if due is None:
                 return
@@ -162,11 +168,11 @@ class SqliteStore:
                 if not locked:
                     return
                 # Another process may have closed it since.
-                with self._readers.connection() as connection, _translated():
+                with self._readers.connection() as connection, translated():
                     if due != _first_due(connection):
                         continue
-                with self._building, _translated():
-                    segment = _build(self.path, *due)
+                with self._building, translated():
+                    segment = self._build(self.path, *due)
                 yield segment
 
     def mark(self) -> Mark:
@@ -175,7 +181,7 @@ class SqliteStore:
 
     def segment_path(self, log: str, number: int) -> Path:
         """Return where the file of a closed segment is."""
-        return _segment_path(self.path, log, number)
+        return segment_path(self.path, log, number)
 
     def backup(self, target: Path) -> None:
         """
@@ -184,7 +190,7 @@ class SqliteStore:
         Raises:
             StoreError: It cannot be written.
         """
-        with self._readers.connection() as connection, _translated():
+        with self._readers.connection() as connection, translated():
             copy = sqlite3.connect(target)
             try:
                 connection.backup(copy, pages=-1)
@@ -201,12 +207,12 @@ class SqliteStore:
         _stores.discard(self)
 
     def _create(self) -> None:
-        with _translated():
-            connection = _connect(self.path / "head.db")
+        with translated():
+            connection = connect(self.path / "head.db")
             try:
                 connection.execute("BEGIN EXCLUSIVE")
                 if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    for statement in (_sql / "head.sql").read_text("utf-8").split(";\n"):
+                    for statement in schema("head"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {VERSION}")
                 connection.execute("COMMIT")
@@ -220,7 +226,7 @@ class SqliteStore:
         # flock hands the lock over at once; SQLite's own busy handler sleeps and
         # is unfair to those who wait longest.
         if self._lock_file is None:
-            with _translated():
+            with translated():
                 self._lock_file = os.open(
                     self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
                 )
@@ -236,10 +242,10 @@ class SqliteStore:
             self._writer.close()
             self._writer = None
         if self._writer is None:
-            with _translated():
+            with translated():
                 if not os.access(self.path / "head.db", os.W_OK):
                     raise StoreReadOnly(f"{self.path}: head.db may not be written")
-                self._writer = _connect(self.path / "head.db")
+                self._writer = connect(self.path / "head.db")
         return self._writer
 
     def _close_writer(self) -> None:
@@ -254,11 +260,11 @@ class SqliteStore:
         """Return the closed segments of a log; those known before are not read again."""
         known = self._segments.get(log, [])
         fresh = [
-            _segment_from_row(log, row)
+            segment_from_row(log, row)
             for row in connection.execute(
-                f"SELECT key, root, file_hash, file_size, counts, filter, {_SPANS}"  # noqa: S608
+                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"  # noqa: S608
                 " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
-                (number << _LOG_SHIFT | len(known), number + 1 << _LOG_SHIFT),
+                (key_of(number, len(known)), key_of(number + 1, 0)),
             )
         ]
         if fresh:
@@ -296,12 +302,12 @@ class _Transaction:
         number = self._numbers[log]
         row = self._connection.execute(
             "SELECT key, leaves FROM tail WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT 1",
-            (_key(number, index - index % TILE), _key(number, index)),
+            (key_of(number, index - index % TILE), key_of(number, index)),
         ).fetchone()
         if row is not None:
-            return _hash(row[1], index - _unkey(row[0]))
+            return _hash(row[1], index - row_of(row[0]))
         row = self._connection.execute(
-            "SELECT leaves FROM tile WHERE key = ?", (_key(number, index // TILE),)
+            "SELECT leaves FROM tile WHERE key = ?", (key_of(number, index // TILE),)
         ).fetchone()
         if row is None:
             raise StoreError(f"log {log}: entry {index} is in no open tile")
@@ -332,7 +338,7 @@ class _Transaction:
                 self._connection.execute(
                     "INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        _key(number, batch.first + done),
+                        key_of(number, batch.first + done),
                         count,
                         *part.spans,
                         part.columns.to_bytes(),
@@ -349,7 +355,7 @@ class _Transaction:
         self._connection.execute(
             "INSERT INTO rotation SELECT ?1 + COUNT(*), ?3 FROM rotation"
             " WHERE key >= ?1 AND key < ?2",
-            (_key(number, 0), _key(number + 1, 0), note),
+            (key_of(number, 0), key_of(number + 1, 0), note),
         )
         self._move(replace(head, checkpoint=checkpoint))
 
@@ -358,8 +364,8 @@ class _Transaction:
         self._connection.execute(
             "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                _key(number, segment.number),
-                *_span_columns(segment.recorded, segment.occurred, segment.id_times),
+                key_of(number, segment.number),
+                *span_columns(segment.recorded, segment.occurred, segment.id_times),
                 segment.root,
                 segment.file_hash,
                 segment.file_size,
@@ -371,7 +377,7 @@ class _Transaction:
             first = segment.first // width
             self._connection.execute(
                 f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
-                (_key(number, first), _key(number, first + SEGMENT // width)),
+                (key_of(number, first), key_of(number, first + SEGMENT // width)),
             )
 
     def _move(self, head: Head) -> None:
@@ -383,9 +389,9 @@ class _Transaction:
         self._heads = {**self._heads, head.log: head}
 
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
-        keys = (_key(number, first), _key(number, first + TILE))
+        keys = (key_of(number, first), key_of(number, first + TILE))
         rows = self._connection.execute(
-            f"SELECT entries, columns, leaves, bodies, {_SPANS} FROM tail"  # noqa: S608
+            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"  # noqa: S608
             " WHERE key >= ? AND key < ? ORDER BY key",
             keys,
         ).fetchall()
@@ -395,14 +401,14 @@ class _Transaction:
     def _add_tile(self, number: int, tile: int, rows: _Rows, root: bytes) -> None:
         self._connection.execute(
             "INSERT INTO tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (_key(number, tile), *rows.spans, root, rows.columns.to_bytes(), rows.leaves),
+            (key_of(number, tile), *rows.spans, root, rows.columns.to_bytes(), rows.leaves),
         )
         per_tile = TILE // BLOCK
         self._connection.executemany(
             "INSERT INTO block VALUES (?, ?)",
             [
                 (
-                    _key(number, tile * per_tile + block),
+                    key_of(number, tile * per_tile + block),
                     pack_block(rows.bodies[block * BLOCK : block * BLOCK + BLOCK]),
                 )
                 for block in range(per_tile)
@@ -427,7 +433,7 @@ class _Rows:
             batch.bodies[start:end],
             b"".join(batch.leaves[start:end]),
             Columns.of(terms),
-            _span_columns(
+            span_columns(
                 Span(batch.head.recorded_at, batch.head.recorded_at),
                 Span.of([entry.occurred_at for entry in terms]),
                 Span.of([entry.id_time for entry in terms]),
@@ -445,7 +451,7 @@ class _Rows:
             [body for part in parts for body in part.bodies],
             b"".join(part.leaves for part in parts),
             Columns.joined([part.columns for part in parts]),
-            _join_spans([part.spans for part in parts]),
+            join_spans([part.spans for part in parts]),
         )
 
 
@@ -469,7 +475,7 @@ class _View:
             row[0]
             for row in self._connection.execute(
                 "SELECT note FROM rotation WHERE key >= ? AND key < ? ORDER BY key",
-                (_key(number, 0), _key(number + 1, 0)),
+                (key_of(number, 0), key_of(number + 1, 0)),
             )
         ]
 
@@ -547,7 +553,7 @@ class _View:
 
     def _open_root(self, log: str, tile: int) -> bytes | None:
         row = self._connection.execute(
-            "SELECT root FROM tile WHERE key = ?", (_key(self._numbers[log], tile),)
+            "SELECT root FROM tile WHERE key = ?", (key_of(self._numbers[log], tile),)
         ).fetchone()
         return None if row is None else row[0]
 
@@ -611,11 +617,11 @@ class _View:
             for key, count, columns in self._connection.execute(
                 f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"  # noqa: S608
                 " AND id_time_least < ? AND id_time_most >= ?",
-                (_key(number, 0), _key(number + 1, 0), times[1], times[0]),
+                (key_of(number, 0), key_of(number + 1, 0), times[1], times[0]),
             ):
                 for place, found in enumerate(Columns.from_bytes(count, columns).ids):
                     if found in fingerprints:
-                        yield _unkey(key) * width + place
+                        yield row_of(key) * width + place
 
     def tally(
         self, log: str, field: int, indexes: Sequence[int] | None
@@ -712,9 +718,9 @@ class _View:
             for key, count, columns in self._connection.execute(
                 f"SELECT key, {entries}, columns FROM {table}"  # noqa: S608
                 f" WHERE key >= ? AND key < ? {within} ORDER BY key",
-                (_key(number, start), _key(number, -(-last // width)), *values),
+                (key_of(number, start), key_of(number, -(-last // width)), *values),
             ):
-                yield _unkey(key) * width, count, columns
+                yield row_of(key) * width, count, columns
 
     def _block(self, log: str, block: int) -> list[bytes]:
         self.work.blocks_read += 1
@@ -734,14 +740,14 @@ class _View:
         number, size = self._numbers[log], self._heads[log].size
         if block * BLOCK < size // TILE * TILE:
             row = self._connection.execute(
-                "SELECT data FROM block WHERE key = ?", (_key(number, block),)
+                "SELECT data FROM block WHERE key = ?", (key_of(number, block),)
             ).fetchone()
             if row is None:
                 raise Damaged(f"log {log}: block {block} is missing")
             return unpack_block(row[0])
         rows = self._connection.execute(
             "SELECT key, bodies FROM tail WHERE key >= ? AND key < ? ORDER BY key",
-            (_key(number, size // TILE * TILE), _key(number + 1, 0)),
+            (key_of(number, size // TILE * TILE), key_of(number + 1, 0)),
         )
         tail = [body for _, bodies in rows for body in bodies.split(b"\n")]
         start = block * BLOCK % TILE
@@ -765,13 +771,13 @@ class _View:
                 ).fetchall()
         elif tile < size // TILE:
             rows = self._connection.execute(
-                "SELECT leaves FROM tile WHERE key = ?", (_key(self._numbers[log], tile),)
+                "SELECT leaves FROM tile WHERE key = ?", (key_of(self._numbers[log], tile),)
             ).fetchall()
         else:
             number = self._numbers[log]
             rows = self._connection.execute(
                 "SELECT leaves FROM tail WHERE key >= ? AND key < ? ORDER BY key",
-                (_key(number, tile * TILE), _key(number + 1, 0)),
+                (key_of(number, tile * TILE), key_of(number + 1, 0)),
             ).fetchall()
         leaves = b"".join(row[0] for row in rows)
         if len(leaves) != HASH_SIZE * min(TILE, size - tile * TILE):
@@ -794,7 +800,7 @@ class _View:
             number, first = self._numbers[log], segment_number * TILE
             rows = self._connection.execute(
                 "SELECT root FROM tile WHERE key >= ? AND key < ? ORDER BY key",
-                (_key(number, first), _key(number, first + TILE)),
+                (key_of(number, first), key_of(number, first + TILE)),
             ).fetchall()
         roots = [row[0] for row in rows]
         expected = min(TILE, self._heads[log].size // TILE - segment_number * TILE)
@@ -841,8 +847,8 @@ class _Readers:
             connection = self._idle.pop() if self._idle else None
         try:
             if connection is None:
-                with _translated():
-                    connection = _connect(self._path)
+                with translated():
+                    connection = connect(self._path)
             yield connection
         finally:
             with self._changed:
@@ -934,21 +940,6 @@ def check_file_system(path: Path) -> None:
         )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    try:
-        with suppress(sqlite3.OperationalError):  # a directory that may only be read
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-        connection.execute("PRAGMA trusted_schema=OFF")
-        connection.execute("PRAGMA cell_size_check=ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _check_version(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
@@ -959,42 +950,11 @@ def _check_version(connection: sqlite3.Connection) -> None:
         raise NotATrail(f"head.db: found layout {version}, expected {VERSION}")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Let the errors of SQLite and of the system say whose turn it is."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _store_error(error) from error
-    except UnicodeDecodeError as error:
-        # SQLite's own message about a damaged schema quotes the damaged bytes.
-        raise Damaged(f"head.db: {error}") from error
-    except OSError as error:
-        kind: type[StoreError] = StoreError
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            kind = StoreFull
-        elif error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
-            kind = StoreReadOnly
-        raise kind(f"store: {error}") from error
-
-
-def _store_error(error: sqlite3.Error) -> IndelibleError:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    text = f"store: {error} ({name or type(error).__name__})"
-    if name == "SQLITE_FULL":
-        return StoreFull(text)
-    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
-        return StoreReadOnly(text)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return Damaged(f"head.db: {error}")
-    return StoreError(text)
-
-
 def _commit(connection: sqlite3.Connection) -> None:
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
-        translated = _store_error(error)
+        translated = store_error(error)
         _roll_back(connection)
         # A full disk or a lock stops before the commit record; after any other
         # error the record may lie in the file and count after a crash.
@@ -1032,32 +992,8 @@ def _head_columns(head: Head) -> tuple[int, bytes, bytes, int, bytes]:
     return (head.size, head.edge.to_bytes(), head.last_leaf, head.recorded_at, head.checkpoint)
 
 
-def _key(number: int, row: int) -> int:
-    return number << _LOG_SHIFT | row
-
-
-def _unkey(key: int) -> int:
-    return key & ((1 << _LOG_SHIFT) - 1)
-
-
 def _hash(hashes: bytes, place: int) -> bytes:
     return hashes[place * HASH_SIZE : place * HASH_SIZE + HASH_SIZE]
-
-
-def _span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, ...]:
-    return (
-        recorded.least,
-        recorded.most,
-        occurred.least,
-        occurred.most,
-        id_times.least,
-        id_times.most,
-    )
-
-
-def _join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    columns = list(zip(*spans, strict=True))
-    return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
 
 
 def _within(wanted: Wanted) -> tuple[str, tuple[int, ...]]:
@@ -1143,28 +1079,8 @@ def _places_of_group(file: sqlite3.Connection, group: Iterable[int]) -> array[in
     return array("H", sorted(set().union(*lists)))
 
 
-def _segment_path(path: Path, log: str, number: int) -> Path:
-    return path / "segments" / log / f"{number:06d}"
-
-
 def _name(segment: Segment) -> str:
     return f"segment {segment.log}/{segment.number:06d}"
-
-
-def _segment_from_row(log: str, row: Sequence[Any]) -> Segment:
-    key, root, file_hash, file_size, counts, filter_, *spans = row
-    return Segment(
-        log=log,
-        number=_unkey(key),
-        root=root,
-        file_hash=file_hash,
-        file_size=file_size,
-        recorded=Span(*spans[0:2]),
-        occurred=Span(*spans[2:4]),
-        id_times=Span(*spans[4:6]),
-        filter=filter_,
-        counts=msgspec.msgpack.decode(counts, type=dict[int, tuple[int, int]]),
-    )
 
 
 def _first_due(connection: sqlite3.Connection) -> tuple[str, int, int] | None:
@@ -1172,100 +1088,16 @@ def _first_due(connection: sqlite3.Connection) -> tuple[str, int, int] | None:
     for name, number, size in connection.execute("SELECT name, number, size FROM log"):
         closed = connection.execute(
             "SELECT COUNT(*) FROM segment WHERE key >= ? AND key < ?",
-            (_key(number, 0), _key(number + 1, 0)),
+            (key_of(number, 0), key_of(number + 1, 0)),
         ).fetchone()[0]
         if closed < size // SEGMENT:
             return name, number, closed
     return None
 
 
-def _build(directory: Path, log: str, log_number: int, number: int) -> Segment:
-    """
-    Write the file of a complete segment, and return what the head keeps of it.
-
-    The heavy statements run within SQLite, which lets other threads run meanwhile.
-    """
-    path = _segment_path(directory, log, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_suffix(".building")
-    building.unlink(missing_ok=True)
-    connection = _connect(directory / "head.db")
-    try:
-        connection.execute("ATTACH ? AS seg", (str(building),))
-        connection.execute("PRAGMA seg.page_size=16384")
-        connection.execute("PRAGMA seg.journal_mode=OFF")
-        connection.execute("PRAGMA seg.synchronous=OFF")
-        connection.execute("BEGIN")
-        for statement in (_sql / "segment.sql").read_text("utf-8").split(";\n"):
-            connection.execute(statement)
-        tiles = (_key(log_number, number * TILE), _key(log_number, number * TILE + TILE))
-        per_tile = TILE // BLOCK
-        blocks = tuple(_key(log_number, _unkey(key) * per_tile) for key in tiles)
-        connection.execute(
-            "INSERT INTO seg.block SELECT key - ?1, data FROM main.block"
-            " WHERE key >= ?1 AND key < ?2 ORDER BY key",
-            blocks,
-        )
-        connection.execute(
-            "INSERT INTO seg.leaves SELECT key - ?1, leaves FROM main.tile"
-            " WHERE key >= ?1 AND key < ?2 ORDER BY key",
-            tiles,
-        )
-        rows = connection.execute(
-            f"SELECT root, columns, {_SPANS} FROM main.tile"  # noqa: S608
-            " WHERE key >= ? AND key < ? ORDER BY key",
-            tiles,
-        ).fetchall()
-        columns = [Columns.from_bytes(TILE, row[1]) for row in rows]
-        connection.executemany(
-            "INSERT INTO seg.tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (place, *row[2:], row[0], tile.ids.tobytes(), tile.traces.tobytes())
-                for place, (row, tile) in enumerate(zip(rows, columns, strict=True))
-            ],
-        )
-        places = Postings.collect(columns)
-        connection.executemany("INSERT INTO seg.posting VALUES (?, ?)", Postings.pages(places))
-        connection.execute("COMMIT")
-        connection.execute("DETACH seg")
-    finally:
-        connection.close()
-    sync_file(building)
-    file_hash, file_size = hash_file(building)
-    # Crash here: the file is whole but under a name that nobody reads.
-    building.rename(path)
-    sync_directory(path.parent)
-    sync_directory(path.parent.parent)
-    # Crash here: the file is in place but not registered; the next closing builds
-    # it again over this one, and the rows are still in the head.
-    spans = _join_spans([row[2:] for row in rows])
-    return Segment(
-        log=log,
-        number=number,
-        root=subtree_root([row[0] for row in rows]),
-        file_hash=file_hash,
-        file_size=file_size,
-        recorded=Span(*spans[0:2]),
-        occurred=Span(*spans[2:4]),
-        id_times=Span(*spans[4:6]),
-        filter=Filter.build(places),
-        counts=Postings.few(places),
-    )
-
-
-def hash_file(path: Path) -> tuple[bytes, int]:
-    """Return SHA-256 and size of the file at *path*."""
-    digest, size = sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.digest(), size
-
-
 @contextmanager
 def _try_lock(path: Path) -> Iterator[bool]:
-    with _translated():
+    with translated():
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _held.add(descriptor)
     try:

@@ -23,7 +23,7 @@ from indelible.segment import (
     Span,
     unpack_block,
 )
-from indelible.stores.sqlite import hash_file
+from indelible.stores.sqlite_layout import hash_file
 from indelible.verify import found_by, verify_times
 
 if TYPE_CHECKING:

@@ -1,0 +1,135 @@
+"""
+Layout: what is common to all that reads or writes the SQLite store's files.
+
+Connections and their promises, rows and their keys, and whose turn it is when
+SQLite fails.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from indelible.errors import Damaged, IndelibleError, StoreError, StoreFull, StoreReadOnly
+from indelible.segment import Segment, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+SPANS = "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
+"""Columns of the rows that carry the times of several entries."""
+
+_LOG_SHIFT = 40
+_CHECKPOINT_PAGES = 4_000
+_sql = files("indelible.stores") / "sql"
+
+
+def schema(name: str) -> list[str]:
+    """Return the statements of the file *name* in ``sql/``."""
+    return (_sql / f"{name}.sql").read_text("utf-8").split(";\n")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    try:
+        with suppress(sqlite3.OperationalError):  # a directory that may only be read
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Let the errors of SQLite and of the system say whose turn it is."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise store_error(error) from error
+    except UnicodeDecodeError as error:
+        # SQLite's own message about a damaged schema quotes the damaged bytes.
+        raise Damaged(f"head.db: {error}") from error
+    except OSError as error:
+        kind: type[StoreError] = StoreError
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            kind = StoreFull
+        elif error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+            kind = StoreReadOnly
+        raise kind(f"store: {error}") from error
+
+
+def store_error(error: sqlite3.Error) -> IndelibleError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    text = f"store: {error} ({name or type(error).__name__})"
+    if name == "SQLITE_FULL":
+        return StoreFull(text)
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
+        return StoreReadOnly(text)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(f"head.db: {error}")
+    return StoreError(text)
+
+
+def key_of(number: int, row: int) -> int:
+    return number << _LOG_SHIFT | row
+
+
+def row_of(key: int) -> int:
+    return key & ((1 << _LOG_SHIFT) - 1)
+
+
+def span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, ...]:
+    return (
+        recorded.least,
+        recorded.most,
+        occurred.least,
+        occurred.most,
+        id_times.least,
+        id_times.most,
+    )
+
+
+def join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    columns = list(zip(*spans, strict=True))
+    return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
+
+
+def segment_path(path: Path, log: str, number: int) -> Path:
+    return path / "segments" / log / f"{number:06d}"
+
+
+def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
+    key, root, file_hash, file_size, counts, filter_, *spans = row
+    return Segment(
+        log=log,
+        number=row_of(key),
+        root=root,
+        file_hash=file_hash,
+        file_size=file_size,
+        recorded=Span(*spans[0:2]),
+        occurred=Span(*spans[2:4]),
+        id_times=Span(*spans[4:6]),
+        filter=filter_,
+        counts=msgspec.msgpack.decode(counts, type=dict[int, tuple[int, int]]),
+    )
+
+
+def hash_file(path: Path) -> tuple[bytes, int]:
+    """Return SHA-256 and size of the file at *path*."""
+    digest, size = sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.digest(), size
