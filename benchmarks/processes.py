@@ -56,7 +56,7 @@ def _measure(home: Path, processes: int, entries: int) -> tuple[float, int]:
     ended: SimpleQueue[str] = context.SimpleQueue()
     share = entries // processes
     watch = Stopwatch()
-    with made(home) as trail:
+    with made(home, closing="process") as trail:
         workers = [
             context.Process(target=produce, args=(trail.path, producer, share, start, ended))
             for producer in range(processes)
@@ -83,7 +83,7 @@ def produce(path: Path, producer: int, count: int, start: Barrier, ended: Simple
     """Record *count* events as one of the processes; say what went wrong, or nothing."""
     waiting = list(events(count, producer=producer))
     gc.freeze()
-    with Trail(path) as trail:
+    with Trail(path, closing="process") as trail:
         start.wait(_LONGEST)
         try:
             trail.record_many(waiting)

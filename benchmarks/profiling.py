@@ -25,7 +25,7 @@ def profile_bulk(task: Task) -> None:
     """Profile one bulk recording: the caller, the writer and who closes segments."""
     entries = whole_segments(task.entries)
     with _profiled() as profiles:
-        bulk.indelible(task.scratch / "home", entries)
+        bulk.indelible(task.scratch / "home", entries, closing="thread")
     _show(profiles)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from time import perf_counter, process_time, thread_time
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ class Stopwatch:
 
     Attributes:
         wall: Seconds on the clock.
-        process: Seconds of CPU, of all threads of this process.
+        process: Seconds of CPU, of all threads of this process and of processes that it
+            has waited for.
         thread: Seconds of CPU, of the calling thread.
     """
 
@@ -28,13 +30,18 @@ class Stopwatch:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count while the block runs."""
-        wall, process, thread = perf_counter(), process_time(), thread_time()
+        wall, process, thread = perf_counter(), _process_time(), thread_time()
         try:
             yield
         finally:
             self.thread += thread_time() - thread
-            self.process += process_time() - process
+            self.process += _process_time() - process
             self.wall += perf_counter() - wall
+
+
+def _process_time() -> float:
+    ended = os.times()
+    return process_time() + ended.children_user + ended.children_system
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.figures import Task
     from indelible.event import Event
+    from indelible.trail import Closing
 
 ORIGIN = "benchmark.example/trail"
 LOG = "user"
@@ -36,11 +37,12 @@ def whole_segments(entries: int) -> int:
 
 
 @contextmanager
-def made(home: Path) -> Iterator[Trail]:
+def made(home: Path, *, closing: Closing = "thread") -> Iterator[Trail]:
     """Make a trail in *home*; this process and those it starts pin there from now on."""
     home.mkdir()
     _pin_in(home)
-    with Trail.create(home / "trail", origin=ORIGIN) as trail:
+    Trail.create(home / "trail", origin=ORIGIN).close()
+    with Trail(home / "trail", closing=closing) as trail:
         yield trail
 
 
@@ -56,7 +58,7 @@ def build(home: Path, entries: int) -> None:
     """Build a trail of *entries* in *home*, for several benchmarks to measure on."""
     home.parent.mkdir(parents=True, exist_ok=True)
     started = perf_counter()
-    with made(home) as trail:
+    with made(home, closing="process") as trail:
         done = 0
         while done < entries:
             done += trail.record_many(_part(done, min(SEGMENT, entries - done)))

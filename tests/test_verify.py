@@ -36,8 +36,9 @@ from indelible.segment import SEGMENT, TILE, Filter, pack_block, unpack_block
 from indelible.sinks.directory import export_log
 from indelible.store import Head, Tile, Wanted
 from indelible.stores.memory import MemoryStore
-from indelible.stores.sqlite import SqliteStore, hash_file
+from indelible.stores.sqlite import SqliteStore
 from indelible.stores.sqlite_check import check_file
+from indelible.stores.sqlite_layout import hash_file
 from indelible.terms import Field, term
 from indelible.verdict import Level
 from indelible.verify import (
@@ -776,6 +777,63 @@ def test_a_tile_that_names_another_predecessor_is_found(small: Path) -> None:
             verify_segment(Broken(), "user", 0)  # type: ignore[arg-type]
 
 
+def test_links_and_times_hold_between_segments(large_trail: Path) -> None:
+    """Segments that were verified apart must follow each other."""
+    with closing(SqliteStore(large_trail)) as store, store.read() as view:
+        head = view.heads()["user"]
+        first, second = (verify_segment(view, "user", number) for number in (0, 1))
+        second = replace(second, previous=bytes(32), recorded=(b"2024", b"2024"))
+        parts = [replace(first, previous=bytes(32)), second]
+
+        _, findings = verify_log(view, head, PINNED["user"], parts=parts)
+
+    assert [
+        "user, entry 0: names an entry before it",
+        "user, entry 65536: does not name the entry before it",
+        "user, entry 65536: recorded before the entry in front of it",
+        "user, head: its time is not that of the last entry",
+    ] == list(map(str, findings))
+
+
+def test_a_tree_inside_a_missing_segment_cannot_be_confirmed(large: Path) -> None:
+    """What hangs on entries that are gone is said to be unknown, not assumed."""
+    (large / "segments/admin/000000").unlink()
+    known = Seen(log="admin", where="pin", tree=Known(1_000, bytes(32)))
+
+    assert "admin, pin: the tree below level" in found(verify(large, known=[known]))
+
+
+@pytest.mark.parametrize("table", ["tile", "block", "tail"])
+def test_rows_that_are_gone_are_named(small: Path, table: str) -> None:
+    """Whatever row of a log is missing, the segment that it belongs to is named."""
+    with database(small / "head.db") as head:
+        head.execute(f"DELETE FROM {table} WHERE key >= ?", rows_of(small, "user")[:1])  # noqa: S608
+
+    assert "user, segment user/000000: " in found(verify(small))
+
+
+def test_an_unsigned_claim_is_held_against_the_log_all_the_same(small: Path) -> None:
+    """Without a key a checkpoint proves nothing, but it can still contradict the log."""
+    with database(small / "head.db") as head:
+        head.execute("UPDATE log SET origin = 'y.example/user' WHERE name = 'user'")
+
+    findings = found(verify(small, keys={}))
+
+    assert "user, checkpoint: found origin x.example/user, expected y.example/user" in findings
+
+
+def test_an_empty_log_names_no_last_entry(tmp_path: Path) -> None:
+    """The first entry of a log follows nothing."""
+    begin(tmp_path / "small", "custody", "user").close()
+    with database(tmp_path / "small" / "head.db") as head:
+        head.execute("UPDATE log SET last_leaf = zeroblob(32)")
+
+    verdict = verify(tmp_path / "small")
+
+    assert "user, head: names a last entry, but there is none" in found(verdict)
+    assert "user: 0 entries" == verdict.reaches[1]
+
+
 # ---- Rotation of keys ----
 
 
@@ -1076,6 +1134,19 @@ def test_a_flipped_bit_is_found_or_changes_nothing(small: Path) -> None:
     """Whichever bit flips in a trail, it is found, or every answer stays the same."""
     # Only the mark, and pages of the database that hold nothing, may change unseen.
     assert check_flips(small, 150, seed=1) < 150
+
+
+def test_a_flipped_bit_in_what_a_crash_left_is_found_or_changes_nothing(
+    small: Path, tmp_path: Path
+) -> None:
+    """Commits that only the database's journal holds are verified like the others."""
+    with closing(SqliteStore(small)) as store:
+        record(store, "user", [sealed(OPEN + number) for number in range(1, 90)], now=START + 20)
+        crashed = shutil.copytree(small, tmp_path / "crashed" / "small")
+    (crashed / "head.db-shm").unlink()
+    assert (crashed / "head.db-wal").stat().st_size
+
+    assert check_flips(crashed, 60, seed=4) < 60
 
 
 @pytest.mark.soak

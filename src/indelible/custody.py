@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import threading
 from base64 import b64encode
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.policy import CUSTODY
@@ -31,7 +32,8 @@ HEARTBEAT = 60.0
 _SELF = Actor(type="system", id="indelible")
 
 
-class _Loss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Loss:
     """Events of one stream that could not be kept, and from when to when."""
 
     count: int

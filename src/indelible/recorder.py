@@ -361,7 +361,9 @@ def build(
     if actor is None:
         actor = context.actor or _UNKNOWN
     elif type(actor) is not Actor:
-        actor = Actor.parse(cast("str", actor))
+        actor = Actor.parse(actor)  # type: ignore[arg-type]
+    if type(resource) is not Resource:
+        resource = Resource.parse(resource)  # type: ignore[arg-type]
     if type(client) is str:
         client = Client(ip=client)
     if type(trace) is str:
@@ -370,7 +372,7 @@ def build(
         action=action,
         outcome=outcome if type(outcome) is Outcome else parse_outcome(outcome),
         actor=actor,
-        resource=resource if type(resource) is Resource else Resource.parse(cast("str", resource)),
+        resource=resource,
         changes=None if changes is None else parse_changes(changes),
         data=data,
         rationale=context.rationale if rationale is None else parse_rationale(rationale),
@@ -378,8 +380,8 @@ def build(
         occurred_at=datetime.now(UTC) if occurred_at is None else occurred_at,
         session=context.session if session is None else session,
         request=context.request if request is None else request,
-        client=cast("Client | None", context.client if client is None else client),
-        trace=cast("Trace | None", context.trace if trace is None else trace),
+        client=context.client if client is None else client,  # type: ignore[arg-type]
+        trace=context.trace if trace is None else trace,  # type: ignore[arg-type]
         service=context.service if service is None else service,
         tenant=context.tenant if tenant is None else tenant,
         approval=context.approval if approval is None else approval,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -71,7 +71,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     occurred_at: int
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=65_536)
 def term(field: Field, text: str) -> int:
     """Return the number of *text* in *field*."""
     digest = blake2b(text.encode(), digest_size=8, person=_PERSON[field]).digest()
@@ -94,58 +94,68 @@ def fingerprint(text: str) -> int:
 def terms_of(event: Event, occurred_at: int) -> Terms:
     """Return what *event* can be found by; *occurred_at* in microseconds."""
     actor, resource, session, trace = event.actor, event.resource, event.session, event.trace
-    terms = (
-        _remembered(_of_actor, actor.type, actor.id)
-        + _remembered(_of_resource, resource.type, resource.id)
-        + _remembered(_of_action, event.action, event.outcome)
-    )
+    try:
+        # The writer's thread does this for each event: three look-ups, no calls.
+        terms = (
+            _actors[actor.type, actor.id]
+            + _resources[resource.type, resource.id]
+            + _actions[event.action, event.outcome]
+        )
+    except KeyError:
+        terms = (
+            _remember(_actors, _of_actor, (actor.type, actor.id))
+            + _remember(_resources, _of_resource, (resource.type, resource.id))
+            + _remember(_actions, _of_action, (event.action, event.outcome))
+        )
     if session is not None:
-        terms += _remembered(_of_session, session, None)
+        terms += (term(Field.SESSION, session),)
     return Terms(
         terms,
-        fingerprint(event.id),
+        crc32(event.id.encode()) or 1,
         id_time(event.id),
         NO_TRACE if trace is None else fingerprint(trace.trace_id),
         occurred_at,
     )
 
 
-_memory: dict[tuple[object, str, str | None], tuple[int, ...]] = {}
-_MOST_REMEMBERED = 100_000
+# Dictionaries that are emptied when they are full: an LRU cache moves what it finds
+# to the front, which costs more in memory traffic than the hash that it saves.
+_actors: dict[tuple[str, str | None], tuple[int, ...]] = {}
+_resources: dict[tuple[str, str], tuple[int, ...]] = {}
+_actions: dict[tuple[str, str], tuple[int, ...]] = {}
+_MOST_REMEMBERED = 65_536
+
+_Key = TypeVar("_Key", bound=tuple[str, str | None])
 
 
-def _remembered(
-    terms: Callable[[str, str | None], tuple[int, ...]], first: str, second: str | None
+def _remember(
+    memory: dict[_Key, tuple[int, ...]], terms: Callable[[_Key], tuple[int, ...]], key: _Key
 ) -> tuple[int, ...]:
-    # A dictionary that is emptied when it is full: an LRU cache moves what it finds
-    # to the front, which costs more in memory traffic than the hash that it saves.
-    key = (terms, first, second)
-    found = _memory.get(key)
+    found = memory.get(key)
     if found is None:
-        if len(_memory) >= _MOST_REMEMBERED:
-            _memory.clear()
-        found = _memory[key] = terms(first, second)
+        if len(memory) >= _MOST_REMEMBERED:
+            memory.clear()
+        found = memory[key] = terms(key)
     return found
 
 
-def _of_actor(kind: str, identity: str | None) -> tuple[int, ...]:
+def _of_actor(key: tuple[str, str | None]) -> tuple[int, ...]:
+    kind, identity = key
     text = kind if identity is None else f"{kind}:{identity}"
     return (term(Field.ACTOR, text), term(Field.ACTOR_TYPE, kind))
 
 
-def _of_resource(kind: str, identity: str | None) -> tuple[int, ...]:
+def _of_resource(key: tuple[str, str]) -> tuple[int, ...]:
+    kind, identity = key
     return (term(Field.RESOURCE, f"{kind}:{identity}"), term(Field.RESOURCE_TYPE, kind))
 
 
-def _of_action(action: str, outcome: str | None) -> tuple[int, ...]:
+def _of_action(key: tuple[str, str]) -> tuple[int, ...]:
+    action, outcome = key
     parts = action.split(".")
     wildcards = (".".join(parts[:n]) + ".*" for n in range(1, len(parts)))
     return (
-        term(Field.OUTCOME, outcome or ""),
+        term(Field.OUTCOME, outcome),
         term(Field.ACTION, action),
         *(term(Field.ACTION_WILDCARD, wildcard) for wildcard in wildcards),
     )
-
-
-def _of_session(session: str, _: str | None) -> tuple[int, ...]:
-    return (term(Field.SESSION, session),)

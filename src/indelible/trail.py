@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from indelible.proof import Proof
     from indelible.store import View
     from indelible.stores.sqlite import SqliteStore
-    from indelible.verify import Verdict
+    from indelible.verdict import Verdict
 
 FORMAT = 1
 """Of the directory's layout, as ``format`` in ``trail.json``."""

@@ -120,6 +120,7 @@ class Writer:
         self._handing = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._unsure: dict[str, Placed] = {}
         _writers.add(self)
 
     def submit(self, pending: Pending) -> None:
@@ -230,6 +231,7 @@ class Writer:
         for turn in range(_ATTEMPTS):
             try:
                 with self._store.write() as transaction:
+                    self._look_back(transaction)
                     # Looking and writing again are one transaction, so nobody
                     # comes between; the sealed bytes are those of the first time.
                     if not (attempt and _is_kept(transaction, attempt)):
@@ -239,9 +241,11 @@ class Writer:
                     heads = transaction.heads()
             except WriteUncertain:
                 if turn == _ATTEMPTS - 1:
+                    self._unsure = attempt
                     raise
             except Exception as error:
                 if turn and attempt:
+                    self._unsure = attempt
                     raise WriteUncertain(
                         f"{error}; before that, a write may have happened"
                     ) from error
@@ -253,6 +257,13 @@ class Writer:
                     self._committed(heads)
                 return attempt
         raise AssertionError("unreachable")  # pragma: no cover
+
+    def _look_back(self, transaction: Transaction) -> None:
+        """If the last commit ended uncertain, see whether custody has said in it what it had to."""
+        unsure, self._unsure = self._unsure, {}
+        with suppress(StoreError):
+            if unsure and _is_kept(transaction, unsure):
+                self._custody.written()
 
     def _append(
         self,
@@ -276,6 +287,7 @@ class Writer:
         self._queue = SimpleQueue()
         self._handing = threading.RLock()
         self._thread = None
+        self._unsure = {}
 
 
 def _by_stream(group: Sequence[Pending]) -> dict[str, list[Sealed]]:

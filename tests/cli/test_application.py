@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from indelible.cli.application import Commands
+from indelible.errors import Damaged, WriteUncertain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,16 +145,43 @@ def test_no_directory_at_all_is_the_callers_error(shell: Shell, args: tuple[str,
     assert (2, "") == (answer.code, answer.stdout)
 
 
-def test_a_defect_is_one_line_too(shell: Shell, trail: Path) -> None:
-    """Whatever goes wrong, no traceback shows values; it says where the defect is."""
-    (trail / "trail.json").unlink()
-    (trail / "trail.json").mkdir()
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (KeyError("a\x1b"), "KeyError", "a defect of indelible, please report it: KeyError: 'a"),
+        (OSError(28, "No space left", "f\x1b"), "OSError", r"f\x1b: No space left"),
+        (WriteUncertain("look first"), "WriteUncertain", "look first"),
+        (Damaged("entry 7"), "Damaged", "entry 7"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line(error: Exception, kind: str, message: str) -> None:
+    """Defects and failing stores end with exit code 1, and never with a traceback."""
+    failing = typer.Typer(cls=Commands)
+
+    @failing.command()
+    def fail(*, json: Annotated[bool, typer.Option("--json")] = False) -> None:
+        del json
+        raise error
+
+    failing.callback()(lambda: None)
+    told = CliRunner().invoke(failing, ["fail"])
+    document = CliRunner().invoke(failing, ["fail", "--json"])
+
+    assert (1, "") == (told.exit_code, told.stdout)
+    assert told.stderr.startswith("error: ")
+    assert message in told.stderr
+    assert told.stderr.removesuffix("\n").isprintable()
+    assert kind == msgspec.json.decode(document.stderr)["error"]["type"]
+
+
+def test_a_damaged_description_is_no_trail(shell: Shell, trail: Path) -> None:
+    """A trail whose description cannot be read is refused, not made anew."""
+    (trail / "trail.json").write_text("{")
 
     answer = shell("stats", trail)
 
-    assert answer.code in {1, 2}
-    assert answer.stderr.startswith("error: ")
-    assert 1 == answer.stderr.count("\n")
+    assert (2, "") == (answer.code, answer.stdout)
+    assert "trail.json" in answer.stderr
 
 
 def test_a_missing_extra_is_named_with_what_installs_it(shell: Shell) -> None:

@@ -58,6 +58,22 @@ def test_a_restored_trail_says_what_is_lost(shell: Shell, trail: Path, tmp_path:
     assert [*tmp_path.glob("audit.replaced-*")]
 
 
+def test_entries_before_and_after_a_loss_can_be_proven(
+    shell: Shell, trail: Path, tmp_path: Path
+) -> None:
+    """Each log of a stream, the one that ended and its successor, has proofs under its own key."""
+    shell("backup", trail, tmp_path / "copy")
+    shell("record", trail, *EVENT)
+    shell("restore", tmp_path / "copy", trail)
+
+    for place, name in (("user#0", "user"), ("user~2#0", "user~2")):
+        made = shell("prove", trail, place, "--out", tmp_path / name, "--json").json
+        files = ("--entry", made["entry"], "--proof", made["proof"], "--key", made["key"])
+        proven = shell("verify-proof", *files, "--json")
+
+        assert (0, f"audit.example.com/shop/{name}") == (proven.code, proven.json["origin"])
+
+
 def test_a_backup_may_go_without_keys(shell: Shell, trail: Path, tmp_path: Path) -> None:
     """Who gets such a copy can verify but not sign, until the keys are brought back."""
     shell("backup", trail, tmp_path / "copy", "--without-keys")

@@ -156,6 +156,7 @@ def test_evidence_is_not_overwritten(shell: Shell, trail: Path, tmp_path: Path) 
     again = shell("prove", trail, "user#1", "--out", tmp_path / "e")
 
     assert 2 == again.code
+    assert 2 == shell("prove", trail, "user#1", "--out", tmp_path / "missing" / "e").code
     assert before == (tmp_path / "e.entry").read_bytes()
 
 

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from indelible.cli.recording import beside
 from indelible.merkle import leaf_hash
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Shell
 
 EVENT = ("--action", "invoice.approve", "--actor", "user:alice", "--resource", "invoice:INV-7")
@@ -61,6 +61,17 @@ def test_it_is_said_when_nothing_could_be_pinned(shell: Shell, tmp_path: Path) -
 
     assert (0, None, []) == (made.code, made.json["pins"], made.json["pinned"])
     assert "keep the verifier keys yourself" in told.stdout
+
+
+def test_dead_letters_lie_beside_a_repository_never_in_it() -> None:
+    """A source that is a directory gets its dead letters beside it, however it is named."""
+    here = Path.cwd()
+
+    assert Path("logs/app.jsonl.rejected.jsonl") == beside("logs/app.jsonl")
+    assert Path("repo.rejected.jsonl") == beside("repo/")
+    assert here.with_name(f"{here.name}.rejected.jsonl") == beside(".")
+    assert here.parent.with_name(f"{here.parent.name}.rejected.jsonl") == beside("..")
+    assert Path("stdin.rejected.jsonl") == beside("-")
 
 
 def test_a_trail_is_never_made_over_anything(shell: Shell, trail: Path, tmp_path: Path) -> None:

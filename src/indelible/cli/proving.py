@@ -175,12 +175,21 @@ def prove(
             raise CallerError(f"{target}: exists, and evidence is not overwritten")
     with open_trail(path, mode="r") as trail:
         item = find(trail, wanted)
-        key_text = trail.verifier_key(item.log).to_text()
+        verifier = trail.verifier_key(item.stream)
+        if verifier.name != item.origin:
+            # The log has a successor, and the stream's key is that one's.
+            verifier = trail.signer(item.log).verifier
         with trail.store.read() as view:
             proof = query.prove(view, item.log, item.index)
-    for target, data in zip(targets, (item.entry.to_bytes(), proof.to_bytes()), strict=True):
-        with target.open("xb") as file:
-            file.write(data)
+    entry, key_text = item.entry.to_bytes(), verifier.to_text()
+    # Evidence that would not hold is noticed here and not by whoever gets it.
+    proof.verify(entry, [verifier], index=item.index)
+    for target, data in zip(targets, (entry, proof.to_bytes()), strict=True):
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+        except OSError as error:
+            raise CallerError(f"{target}: {error.strerror}") from None
     if json:
         output.print_json(
             {

@@ -56,7 +56,7 @@ def init(
     with Trail.create(path, origin=origin, keys=keys) as trail:
         pinned, pins = _pins(trail)
         verifiers = {
-            stream: trail.verifier_key(stream).to_text() for stream in trail.policy.streams
+            stream: trail.signer(stream).verifier.to_text() for stream in trail.policy.streams
         }
     directory_of_keys = str(Path(keys) if keys is not None else path / "keys")
     if json:
@@ -261,7 +261,7 @@ def import_(
     groups = (
         [(sources, Path(dead_letters))]
         if dead_letters is not None
-        else [([each], _beside(each)) for each in sources]
+        else [([each], beside(each)) for each in sources]
     )
     # All are looked at before the first event of any goes in.
     opened = [(open_source(format_, paths), letters) for paths, letters in groups]
@@ -299,7 +299,7 @@ def _counts(summary: Summary) -> tuple[int, int, int, int]:
     return summary.imported, summary.duplicates, summary.conflicts, summary.rejected
 
 
-def _beside(source: str) -> Path:
+def beside(source: str) -> Path:
     """Return where the dead letters of *source* are kept: beside it, never in it."""
     if source == "-":
         return Path("stdin.rejected.jsonl")

@@ -88,6 +88,8 @@ _NETWORK = frozenset(
     " fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.juicefs virtiofs vboxsf".split()
 )
 _OPEN_SEGMENTS = 256
+
+
 class SqliteStore:
     """
     The store in the directory at *path*; implements `indelible.store.Store`.

@@ -23,7 +23,7 @@ from indelible.segment import (
     Span,
     unpack_block,
 )
-from indelible.stores.sqlite_layout import hash_file
+from indelible.stores.sqlite_layout import hash_file, segment_path
 from indelible.verify import found_by, verify_times
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_file(directory: Path, segment: Segment, *, deep: bool) -> None:
         Damaged: It is not the file that was closed, or, with *deep*, it or the
             manifest hides entries from queries.
     """
-    path = directory / "segments" / segment.log / f"{segment.number:06d}"
+    path = segment_path(directory, segment.log, segment.number)
     try:
         found = hash_file(path)
     except OSError as error:
