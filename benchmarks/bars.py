@@ -72,7 +72,7 @@ BARS: tuple[Bar, ...] = (
     Bar(key="memory.import", text="peak memory while importing", unit="MB", most=300),
     Bar(
         key="memory.growth",
-        text="memory at the end, against that after a quarter of the entries",
+        text="memory at the end, against that after half of the entries",
         unit="×",
         most=1.1,
     ),

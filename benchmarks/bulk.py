@@ -4,9 +4,11 @@ Bulk: many events, durable and searchable, against one SQLite table with five in
 Both sync to disk after each 1,000 events, and both can be searched by actor, action,
 resource, session and time when the clock stops: here, when the last segment is
 closed. Segments are built in a process of their own, as advised for bulk loads
-(``closing="process"``); the default, a thread, stands beside it. The events are built while the clock stands, some segments' worth at a time.
-What closes segments beside the writer must then have ended, so each of these parts
-pays for it on the clock; an application that never pauses pays once, at the end.
+(``closing="process"``); the default, a thread, stands beside it.
+
+The events are built while the clock stands, some segments' worth at a time. What
+closes segments beside the writer must then have ended, so each of these parts pays
+for it on the clock; an application that never pauses pays once, at the end.
 
 Indelible is measured before and after the baseline, so that a machine that becomes
 slower or faster meanwhile does so for both.

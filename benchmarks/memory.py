@@ -103,7 +103,7 @@ def _measure(
 
 
 def _growth(samples: list[float]) -> float:
-    return samples[-1] / samples[len(samples) // 4]
+    return samples[-1] / samples[len(samples) // 2]
 
 
 def _row(samples: list[float]) -> str:

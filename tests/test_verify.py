@@ -1105,12 +1105,20 @@ def check_flips(path: Path, count: int, seed: int) -> int:
     chance = random.Random(seed)
     marked = Mark(path / "mark").read()
     known = [Seen(log=log, where="mark", tree=tree) for log, tree in marked.items()]
-    expected = answers(path)
     files = {
         file.relative_to(path): file.read_bytes()
         for file in path.rglob("*")
         if file.is_file() and file.stat().st_size
     }
+
+    def put_back() -> None:
+        for extra in ("head.db-wal", "head.db-shm"):
+            (path / extra).unlink(missing_ok=True)
+        for name, data in files.items():
+            (path / name).write_bytes(data)
+
+    expected = answers(path)
+    put_back()
     harmless = 0
     for _ in range(count):
         name = chance.choice(list(files))
@@ -1123,10 +1131,7 @@ def check_flips(path: Path, count: int, seed: int) -> int:
         if passed:
             harmless += 1
             assert expected == answers(path), f"bit {bit} of {name}"
-        for extra in ("head.db-wal", "head.db-shm"):
-            (path / extra).unlink(missing_ok=True)
-        for each, data in files.items():
-            (path / each).write_bytes(data)
+        put_back()
     return harmless
 
 

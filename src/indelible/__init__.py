@@ -3,9 +3,9 @@ Indelible: an audit trail for Python applications.
 
 ::
 
-    capture            decide             seal                keep                  prove / read
-    context, record -> recorder+policy -> seal (encode)  ->   log (place, tree,  -> checkpoint, proof,
-                                                              sign)                 verify, query
+    context, record  ->  recorder, policy  ->  seal  ->  log              ->  verify, query
+    capture              decide                encode    place, tree,         prove, read
+                                                         sign, keep
 
 Three lines are enough::
 

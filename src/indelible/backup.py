@@ -41,6 +41,7 @@ from indelible.trail import Trail, describe, has_signed, open_store
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from indelible.seal import Sealed
     from indelible.stores.sqlite import SqliteStore
 
 _ATTEMPTS = 5
@@ -241,67 +242,76 @@ def _succeed(  # noqa: PLR0917
     pins: Pins,
 ) -> dict[str, tuple[int, int]]:
     """Begin a successor for each log that is behind what was *seen* of it."""
-    with store.read() as view:
-        heads = dict(view.heads())
-        behind: dict[str, Known] = {}
-        for known in seen:
-            for log, tree in known.items():
-                head = heads.get(log)
-                if head is None:
-                    # A log that began after the copy was made, a successor perhaps:
-                    # whoever succeeds its stream must not take its name.
-                    heads[log] = Head(log=log, origin=f"{origin}/{log}")
-                    head = heads[log]
-                if head.size < tree.size:
-                    if log not in behind or behind[log].size < tree.size:
-                        behind[log] = tree
-                elif root_at(tree.size, partial(view.node, log)) != tree.root:
-                    raise Rollback(f"log {log}: the copy is another history, not an older state")
+    heads, behind = _behind(store, origin, seen)
     if not behind:
         return {}
     keys = path / "keys"
     keys.mkdir(mode=0o700, exist_ok=True)
     now = time.time_ns() // 1_000
-    lost, made = {}, {}
-    streams = {heads[log].stream for log in behind}
+    made: dict[str, SigningKey] = {}
+    declared: list[Sealed] = []
     with store.write() as transaction:
-        for stream in sorted(streams):
+        for stream in sorted({heads[log].stream for log in behind}):
             last = [head for head in heads.values() if head.stream == stream][-1]
             name = f"{stream}~{_generation(last.log) + 1}"
-            key = SigningKey.generate(f"{origin}/{name}")
+            made[name] = key = SigningKey.generate(f"{origin}/{name}")
             (keys / f"{name}.key").unlink(missing_ok=True)
             write_key(keys / f"{name}.key", key)
-            made[name] = key
             transaction.create(Head(log=name, origin=key.name))
-            events = []
-            for log, tree in behind.items():
-                if heads[log].stream != stream:
-                    continue
-                lost[log] = (heads[log].size, tree.size)
-                events.append(
-                    own_event(
-                        trail,
-                        "log.succeed",
-                        predecessor=log,
-                        size=heads[log].size,
-                        root=b64encode(heads[log].edge.root).decode("ascii"),
-                        known={"size": tree.size, "root": b64encode(tree.root).decode("ascii")},
-                        key=key.verifier.to_text(),
-                    )
-                )
+            events = [
+                _declared(trail, heads[log], tree, key)
+                for log, tree in behind.items()
+                if heads[log].stream == stream
+            ]
             append(transaction, transaction.heads()[name], events, key, now)
+            declared += events
+            declared.append(own_event(trail, "key.create", log=name, key=key.verifier.to_text()))
+        # Once more where verification looks for what the trail says about itself.
         custody = head_of(transaction.heads(), CUSTODY)
-        created = [
-            own_event(trail, "key.create", log=log, key=key.verifier.to_text())
-            for log, key in made.items()
-        ]
         signer = made.get(custody.log) or read_key(keys / f"{custody.log}.key", custody.origin)
-        append(transaction, custody, created, signer, now)
+        append(transaction, custody, declared, signer, now)
     # Crash here: pins of logs that never come to be. They are pinned before the
     # trail is in place, or its first verification would know no key.
     with suppress(OSError):
         pins.pin({log: key.verifier for log, key in made.items()})
-    return lost
+    return {log: (heads[log].size, tree.size) for log, tree in behind.items()}
+
+
+def _behind(
+    store: SqliteStore, origin: str, seen: Iterable[Mapping[str, Known]]
+) -> tuple[dict[str, Head], dict[str, Known]]:
+    """
+    Return the heads of the copy, and the largest tree of each log that it is behind of.
+
+    Raises:
+        Rollback: The copy is another history.
+    """
+    behind: dict[str, Known] = {}
+    with store.read() as view:
+        heads = dict(view.heads())
+        for log, tree in (item for known in seen for item in known.items()):
+            # A log may have begun after the copy was made, a successor perhaps:
+            # whoever succeeds its stream must not take its name.
+            head = heads.setdefault(log, Head(log=log, origin=f"{origin}/{log}"))
+            if head.size < tree.size:
+                if log not in behind or behind[log].size < tree.size:
+                    behind[log] = tree
+            elif tree.size and root_at(tree.size, partial(view.node, log)) != tree.root:
+                raise Rollback(f"log {log}: the copy is another history, not an older state")
+    return heads, behind
+
+
+def _declared(trail: str, head: Head, known: Known, key: SigningKey) -> Sealed:
+    """Return the event that names what is lost of a log, and the key of its successor."""
+    return own_event(
+        trail,
+        "log.succeed",
+        predecessor=head.log,
+        size=head.size,
+        root=b64encode(head.edge.root).decode("ascii"),
+        known={"size": known.size, "root": b64encode(known.root).decode("ascii")},
+        key=key.verifier.to_text(),
+    )
 
 
 def _generation(log: str) -> int:

@@ -43,7 +43,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     approval: Approval | None = None
 
 
-_current: ContextVar[Context] = ContextVar("indelible.context", default=Context())
+_NOTHING = Context()
+_current: ContextVar[Context] = ContextVar("indelible.context", default=_NOTHING)
 
 
 def current() -> Context:

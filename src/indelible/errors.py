@@ -155,4 +155,7 @@ def _shown(value: object) -> str:
     # Long or secret-looking values do not belong into logs; the type and the
     # beginning are enough to find the line that is wrong.
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_SHOWN = 80

@@ -536,7 +536,7 @@ def parse_rationale(rationale: Rationale | str) -> Rationale:
     return Rationale(text=_str("rationale", rationale, "a text or a Rationale"))
 
 
-def plain(value: object, *path: str, depth: int = 0) -> Any:  # noqa: C901, PLR0911
+def plain(value: object, *path: str, depth: int = 0) -> Any:  # noqa: ANN401, C901 - any JSON
     """
     Return *value* as JSON carries it exactly, or refuse it.
 
@@ -572,7 +572,7 @@ def plain(value: object, *path: str, depth: int = 0) -> Any:  # noqa: C901, PLR0
     return _plain_object(value, path, depth)
 
 
-def _plain_object(value: object, path: tuple[str, ...], depth: int) -> Any:  # noqa: C901, PLR0911
+def _plain_object(value: object, path: tuple[str, ...], depth: int) -> Any:  # noqa: ANN401, C901, PLR0911 - any JSON
     if isinstance(value, Enum):
         return plain(value.value, *path, depth=depth + 1)
     if isinstance(value, datetime):
@@ -608,7 +608,7 @@ def _plain_object(value: object, path: tuple[str, ...], depth: int) -> Any:  # n
     raise InvalidEvent(".".join(path), value, "a value that JSON can carry")
 
 
-def _plain_data(data: object) -> Any:
+def _plain_data(data: object) -> dict[str, Any]:
     value = plain(data, "data")
     if not isinstance(value, dict):
         raise InvalidEvent("data", data, "a msgspec, pydantic or dataclass model, or a dictionary")

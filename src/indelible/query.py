@@ -40,6 +40,7 @@ from indelible.event import (
 )
 from indelible.log import restore
 from indelible.merkle import inclusion_proof
+from indelible.policy import CUSTODY
 from indelible.proof import Proof
 from indelible.seal import unseal
 from indelible.segment import BLOCK
@@ -82,7 +83,9 @@ class Query:
         actor: ``user:alice``, ``user:*``, or ``anonymous`` where there is no id.
         action: ``invoice.approve``, or ``invoice.*`` for all that begins so.
         resource: ``invoice:INV-7`` or ``invoice:*``.
-        stream: The part of the trail, successors of its log included.
+        stream: The part of the trail, successors of its log included. Without it,
+            entries of the custody stream are only answered to a query that asks for
+            something by name.
         without_actor: Whose entries are left out; the same for the other fields.
         since, until: When it was recorded, from (inclusive) and to (exclusive).
         occurred_since, occurred_until: The same, by the actor's clock.
@@ -209,6 +212,18 @@ class Query:
             Clause(values=self.text),
         ]
         return " ".join(clause.to_text() for clause in clauses if clause.values)
+
+    def names(self) -> bool:
+        """Tell whether it asks for anything by name, rather than for all or for a time."""
+        return bool(
+            self.actor
+            or self.action
+            or self.resource
+            or self.session
+            or self.trace
+            or self.id
+            or self.text
+        )
 
     def wanted(self) -> tuple[Wanted, ...]:
         """Return what to ask the index of a log for; each that it proposes to any may match."""
@@ -450,7 +465,9 @@ def logs_of(view: View, query: Query) -> list[Head]:
     """
     heads = list(view.heads().values())
     if not query.stream:
-        return heads
+        # What the trail writes about itself would drown a look at everything; it is
+        # there for whoever asks for its stream or for anything by name.
+        return heads if query.names() else [head for head in heads if head.stream != CUSTODY]
     streams = {head.stream: None for head in heads}
     for stream in query.stream:
         if stream not in streams:

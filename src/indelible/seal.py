@@ -8,7 +8,7 @@ randomness of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -96,7 +96,7 @@ def _bad_text(event: Event, expected: str) -> InvalidEvent:
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _texts(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield each text below *value*, keys included, with its path."""
     if isinstance(value, str):
         yield path or "event", value

@@ -33,6 +33,7 @@ class FrozenClock:
         self.now = now
 
     def __call__(self) -> int:
+        """Return the time that is shown."""
         return self.now
 
     def move(self, microseconds: int) -> None:
@@ -98,6 +99,6 @@ def _undone(store: Store) -> Iterator[Transaction]:
     try:
         with store.write() as transaction:
             yield transaction
-            raise _UndoneError
+            raise _UndoneError  # noqa: TRY301 - it is this error that undoes
     except _UndoneError:
         return

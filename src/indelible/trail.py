@@ -25,13 +25,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
 from indelible import facets as facets_
 from indelible import history as history_
-from indelible import mark, query, verify
+from indelible import mark, query
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.closer import Closer
 from indelible.context import context
@@ -64,6 +64,7 @@ from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
 from indelible.store import Head
 from indelible.terms import fingerprint
+from indelible.verify import Seen, verify_trail
 from indelible.writer import Pending, Writer
 
 if TYPE_CHECKING:
@@ -410,7 +411,7 @@ class Trail:
 
         self._check_open()
         trusted = self._trusted(keys)
-        verdict = verify.verify_trail(
+        verdict = verify_trail(
             partial(open_store, self.path),
             keys=trusted,
             known=self._seen(trusted, checkpoints),
@@ -439,16 +440,14 @@ class Trail:
         with self._reading() as view:
             return {head.origin: log for log, head in view.heads().items()}
 
-    def _seen(
-        self, trusted: Mapping[str, VerifierKey], checkpoints: Iterable[bytes]
-    ) -> list[verify.Seen]:
+    def _seen(self, trusted: Mapping[str, VerifierKey], checkpoints: Iterable[bytes]) -> list[Seen]:
         """Return the trees that were seen before: in the mark, the pins, older *checkpoints*."""
         seen = [
-            verify.Seen(log=log, where="high-water mark", tree=tree)
+            Seen(log=log, where="high-water mark", tree=tree)
             for log, tree in mark.Mark(self.path / "mark").read().items()
         ]
         seen += [
-            verify.Seen(log=log, where="pin", tree=pin.known)
+            Seen(log=log, where="pin", tree=pin.known)
             for log, pin in self.pins().read().items()
             if pin.known is not None
         ]
@@ -462,7 +461,7 @@ class Trail:
             opened = Checkpoint.open(note, self._keys_of(logs[origin], trusted))
             tree = Known(opened.size, opened.root)
             where = f"checkpoint over {opened.size} entries"
-            seen.append(verify.Seen(log=logs[origin], where=where, tree=tree))
+            seen.append(Seen(log=logs[origin], where=where, tree=tree))
         return seen
 
     def _keys_of(self, log: str, trusted: Mapping[str, VerifierKey]) -> list[VerifierKey]:
@@ -507,6 +506,7 @@ class Trail:
     def stats(self) -> dict[str, Any]:
         """Return what there is of what: entries, bytes, segments, times, losses."""
         with self._reading() as view:
+            heads = view.heads()
             logs = {
                 log: {
                     "entries": head.size,
@@ -515,9 +515,9 @@ class Trail:
                     "root": b64encode(head.edge.root).decode("ascii"),
                     "recorded_at": _iso(head.recorded_at) if head.size else None,
                 }
-                for log, head in view.heads().items()
+                for log, head in heads.items()
             }
-        entries = sum(head["entries"] for head in logs.values())
+        entries = sum(head.size for head in heads.values())
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return {
             "id": self.id,
@@ -595,7 +595,7 @@ class Trail:
             self._remember()
         self.store.close()
 
-    def __enter__(self) -> Trail:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

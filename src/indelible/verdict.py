@@ -91,6 +91,7 @@ class Verdict:
     Attributes:
         entries, bytes: How many entries were hashed, and how many bytes they have.
         does_not_show: In sentences, what one might take this verdict for but may not.
+        losses: In sentences, what a restored copy did not have, as custody declares.
     """
 
     level: Level
@@ -99,6 +100,7 @@ class Verdict:
     entries: int
     bytes: int
     does_not_show: tuple[str, ...]
+    losses: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -171,6 +171,18 @@ _EVENT_AT = len(_BEGINNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Entries of *log* that a restored copy did not have, as the custody stream declares."""
+
+    log: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.log}: entries {self.first} to {self.last - 1} are not in the restored copy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
     """A closed segment, as entry *index* of the custody stream names it."""
 
@@ -202,7 +214,7 @@ class Part:
     recorded: tuple[bytes, bytes]
     entries: int
     bytes: int
-    statements: tuple[Seen | Named, ...]
+    statements: tuple[Seen | Named | Loss, ...]
 
 
 def verify_segment(view: View, log: str, number: int) -> Part:
@@ -221,7 +233,7 @@ def verify_segment(view: View, log: str, number: int) -> Part:
     custody = _is_custody(log)
     roots: list[bytes] = []
     rest: tuple[bytes, ...] = ()
-    statements: list[Seen | Named] = []
+    statements: list[Seen | Named | Loss] = []
     previous = last_leaf = recorded = None
     done = size = 0
     for tile in view.tiles(log, start, start + expected):
@@ -331,14 +343,22 @@ class _Closed(msgspec.Struct):
     file_hash: str
 
 
+class _Succeeded(msgspec.Struct):
+    predecessor: str
+    size: int
+    known: _Tree
+
+
 _NAMING_TREES = frozenset({"trail.start", "trail.heads", "trail.stop"})
 _NAMING_SEGMENT = "segment.close"
+_NAMING_LOSS = "log.succeed"
+_MARKERS = (b'"action":"trail.', b'"action":"segment.', b'"action":"log.')
 
 
-def _statements(tile: Tile) -> Iterator[Seen | Named]:
+def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
     """Yield what entries of the custody stream say about logs."""
     for index, body in enumerate(tile.bodies, tile.first):
-        if b'"action":"trail.' not in body and b'"action":"segment.' not in body:
+        if not any(marker in body for marker in _MARKERS):
             continue
         event = _event(body)
         try:
@@ -356,6 +376,9 @@ def _statements(tile: Tile) -> Iterator[Seen | Named]:
                     root=parse_base64(said.root, what="root"),
                     file_hash=said.file_hash,
                 )
+            elif event.action == _NAMING_LOSS:
+                lost = msgspec.convert(event.data, _Succeeded)
+                yield Loss(log=lost.predecessor, first=lost.size, last=lost.known.size)
         except msgspec.ValidationError as error:
             raise Malformed(f"entry {index}: {event.action}: {error}") from error
 
@@ -641,12 +664,14 @@ def verify_trail(
         heads = view.heads()
         check = None if check_file is None else partial(check_file, deep=deep)
         parts, findings = _examine_all(view, _Workers(open_store, check, jobs), progress)
-        seen, named = list(known), list[Named]()
+        seen, named, losses = list(known), list[Named](), list[str]()
         for said in (said for log in parts for part in parts[log] for said in _said(part)):
             if isinstance(said, Seen):
                 seen.append(said)
-            else:
+            elif isinstance(said, Named):
                 named.append(said)
+            else:
+                losses.append(str(said))
         verdicts = []
         for log, head in heads.items():
             verdict, found = verify_log(
@@ -677,6 +702,7 @@ def verify_trail(
             verdicts,
             unchecked=[] if not closed or (deep and check) else [_INDEXES_UNCHECKED],
         ),
+        losses=tuple(losses),
     )
 
 
@@ -686,7 +712,7 @@ _INDEXES_UNCHECKED = (
 )
 
 
-def _said(part: Part | Finding) -> Sequence[Seen | Named]:
+def _said(part: Part | Finding) -> Sequence[Seen | Named | Loss]:
     return part.statements if isinstance(part, Part) else ()
 
 

@@ -134,6 +134,7 @@ def _verdict_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
         ],
         "reaches": verdict.reaches,
         "does_not_show": verdict.does_not_show,
+        "losses": verdict.losses,
         "findings": [
             {"log": finding.log, "where": finding.where, "what": finding.what}
             for finding in verdict.findings
@@ -146,6 +147,7 @@ def _verdict_fields(verdict: Verdict, seconds: float) -> list[tuple[str, str]]:
     return [
         ("verdict", verdict.level.value if verdict.passed else f"{verdict.level.value}: NO PASS"),
         *(("finding", str(finding)) for finding in verdict.findings),
+        *(("lost", text) for text in verdict.losses),
         ("verified", f"{verdict.entries:,} entries, {verdict.bytes:,} bytes{rate}"),
         *(("reaches to", text) for text in verdict.reaches),
         *(("does not show", text) for text in verdict.does_not_show),

@@ -1,1 +1,1 @@
-"""Where a trail keeps its logs: one module for each outside thing; the contract is `indelible.store`."""
+"""Where a trail keeps its logs, one module for each kind; the contract is `indelible.store`."""

@@ -84,8 +84,9 @@ VERSION = 1
 """Of the files' layout, as ``user_version`` of ``head.db``."""
 
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs 9p afs ceph glusterfs lustre ncpfs fuse.sshfs fuse.s3fs"
-    " fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.juicefs virtiofs vboxsf".split()
+    {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}
+    | {"ncpfs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.glusterfs"}
+    | {"fuse.juicefs", "virtiofs", "vboxsf"}
 )
 _OPEN_SEGMENTS = 256
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -39,9 +38,6 @@ from indelible.stores.sqlite_layout import (
     segment_path,
     span_columns,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def build(directory: Path, log: str, log_number: int, number: int) -> Segment:

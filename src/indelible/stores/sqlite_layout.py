@@ -36,6 +36,7 @@ def schema(name: str) -> list[str]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
+    """Connect to a head, so that what is committed survives a crash of the machine."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
         with suppress(sqlite3.OperationalError):  # a directory that may only be read
@@ -70,6 +71,7 @@ def translated() -> Iterator[None]:
 
 
 def store_error(error: sqlite3.Error) -> IndelibleError:
+    """Return the error of ours that says whose turn it is."""
     name = getattr(error, "sqlite_errorname", "") or ""
     text = f"store: {error} ({name or type(error).__name__})"
     if name == "SQLITE_FULL":
@@ -82,14 +84,17 @@ def store_error(error: sqlite3.Error) -> IndelibleError:
 
 
 def key_of(number: int, row: int) -> int:
+    """Return the key of row *row* of the log with this number."""
     return number << _LOG_SHIFT | row
 
 
 def row_of(key: int) -> int:
+    """Return the number of a row within its log."""
     return key & ((1 << _LOG_SHIFT) - 1)
 
 
 def span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, ...]:
+    """Return the values of the columns `SPANS`."""
     return (
         recorded.least,
         recorded.most,
@@ -101,15 +106,18 @@ def span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, .
 
 
 def join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return the values of `SPANS` that cover all those of *spans*."""
     columns = list(zip(*spans, strict=True))
     return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
 
 
 def segment_path(path: Path, log: str, number: int) -> Path:
+    """Return where the file of a closed segment is."""
     return path / "segments" / log / f"{number:06d}"
 
 
 def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
+    """Return the segment that a row of the manifest describes; the spans stand last."""
     key, root, file_hash, file_size, counts, filter_, *spans = row
     return Segment(
         log=log,
