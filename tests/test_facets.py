@@ -66,11 +66,11 @@ def record(store: SqliteStore, log: str, at: int, events: Sequence[Event]) -> No
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteStore]:
     """A log with a closed segment and an open part, its successor, and another stream."""
     rng = random.Random(9)
-    store = store_of(tmp_path_factory.mktemp("facets"), "user", "user~2", "custody")
+    store = store_of(tmp_path_factory.mktemp("facets"), "user", "user~2", "admin")
     for start in range(0, SEGMENT + 1000, 1024):
         numbers = range(start, min(start + 1024, SEGMENT + 1000))
         record(store, "user", NOON + start * SECOND, [event(n, rng) for n in numbers])
-    for log in ("user~2", "custody"):
+    for log in ("user~2", "admin"):
         record(store, log, NOON + 70_000 * SECOND, [event(n, rng) for n in range(300)])
     for segment in store.close_segments():
         with store.write() as transaction:

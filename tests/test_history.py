@@ -71,7 +71,7 @@ def item(index: int, changes: dict[str, Change] | None, **fields: Any) -> Item:
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     """The history of INV-7 over two streams, with another invoice in between."""
     store = SqliteStore(tmp_path, create=True)
-    keys = {log: SigningKey.from_seed(f"x.example/{log}", bytes(32)) for log in ("user", "custody")}
+    keys = {log: SigningKey.from_seed(f"x.example/{log}", bytes(32)) for log in ("user", "admin")}
     with store.write() as transaction:
         for log in keys:
             transaction.create(Head(log=log, origin=f"x.example/{log}"))
@@ -79,7 +79,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     steps = [
         ("user", 0, event({"status": Change(new="draft")}, occurred_at=NOON + timedelta(hours=1))),
         ("user", 1, event({"status": Change(new="draft")}, resource="invoice:INV-77")),
-        ("custody", 2, event({"status": Change("draft", "held")})),
+        ("admin", 2, event({"status": Change("draft", "held")})),
         ("user", 3, event({"status": Change("held", "paid")}, outcome=Outcome.DENIED)),
         ("user", 4, event({"status": Change("held", "paid"), "amount": Change(10, 12)})),
     ]
@@ -97,7 +97,7 @@ def test_a_history_is_all_entries_about_a_resource_oldest_first(store: SqliteSto
     with store.read() as view:
         found = [(item.log, item.index) for item in history(view, "invoice:INV-7")]
 
-    assert [("user", 0), ("custody", 0), ("user", 2), ("user", 3)] == found
+    assert [("user", 0), ("admin", 0), ("user", 2), ("user", 3)] == found
 
 
 def test_a_history_can_end_before_a_time(store: SqliteStore) -> None:

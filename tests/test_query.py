@@ -115,7 +115,7 @@ def random_event(number: int, rng: random.Random) -> Event:
 @pytest.fixture
 def trail(tmp_path: Path) -> Iterator[Trail]:
     """Two empty logs."""
-    trail = Trail(tmp_path, "user", "custody")
+    trail = Trail(tmp_path, "user", "admin")
     yield trail
     trail.store.close()
 
@@ -124,13 +124,13 @@ def trail(tmp_path: Path) -> Iterator[Trail]:
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trail]:
     """Three logs of two streams, 400 random entries, some recorded at the same time."""
     rng = random.Random(7)
-    trail = Trail(tmp_path_factory.mktemp("mixed"), "user", "custody", "user~2")
+    trail = Trail(tmp_path_factory.mktemp("mixed"), "user", "admin", "user~2")
     at, number = NOON, 0
     while number < 400:
         at += rng.choice((0, 0, SECOND))
         count = rng.choice((1, 2, 30))
         events = [random_event(number + n, rng) for n in range(count)]
-        trail.record(rng.choice(("user", "custody", "user~2")), at, *events)
+        trail.record(rng.choice(("user", "admin", "user~2")), at, *events)
         number += count
     yield trail
     trail.store.close()
@@ -258,7 +258,7 @@ def queries(draw: st.DrawFn) -> Query:
         "without_action": OF_ACTION,
         "without_resource": OF_RESOURCE,
         "without_outcome": OF_OUTCOME,
-        "stream": some(["user", "custody"]),
+        "stream": some(["user", "admin"]),
         "session": some(["s-1", "s-2", "s-3"]),
         "trace": some(TRACES),
         "id": some(IDS),
@@ -424,9 +424,9 @@ def test_what_is_recorded_meanwhile_shifts_no_page(
     """All pages together answer for the moment of the first one, while others write."""
     query = Query(actor="user:*", newest_first=newest_first)
     with tempfile.TemporaryDirectory() as directory:
-        trail = Trail(Path(directory), "user", "custody")
+        trail = Trail(Path(directory), "user", "admin")
         for number in range(20):
-            log = rng.choice(("user", "custody"))
+            log = rng.choice(("user", "admin"))
             trail.record(log, NOON + number // 3, random_event(number, rng))
         expected = brute_force(trail.rows, query)
         answer, cursor = [], None
@@ -434,7 +434,7 @@ def test_what_is_recorded_meanwhile_shifts_no_page(
             with trail.store.read() as view:
                 page = search(view, query, limit=limit, cursor=cursor, secret=SECRET)
             answer += found(page)
-            trail.record(rng.choice(("user", "custody")), NOON + 7, random_event(99, rng))
+            trail.record(rng.choice(("user", "admin")), NOON + 7, random_event(99, rng))
             if (cursor := page.cursor) is None:
                 break
         trail.store.close()
@@ -525,7 +525,7 @@ def test_a_page_goes_on_where_the_one_before_has_ended(long: Trail) -> None:
 def test_a_log_that_was_read_ahead_is_not_searched_again(trail: Trail) -> None:
     """A match that was found but is not due yet is where the next page begins in its log."""
     events = [event(number) for number in range(600)]
-    trail.record("custody", NOON, event(0, action="trail.start"), *events)
+    trail.record("admin", NOON, event(0, action="trail.start"), *events)
     trail.record("user", NOON + SECOND, *(event(n, action="trail.stop") for n in range(9)))
     query = Query(text="trail.st")
 
@@ -535,7 +535,7 @@ def test_a_log_that_was_read_ahead_is_not_searched_again(trail: Trail) -> None:
         second = search(view, query, limit=5, cursor=first.cursor, secret=SECRET)
         work = view.work
 
-    assert [("user", 3), ("user", 2), ("user", 1), ("user", 0), ("custody", 0)] == found(second)
+    assert [("user", 3), ("user", 2), ("user", 1), ("user", 0), ("admin", 0)] == found(second)
     assert 2 == work.blocks_read
 
 
@@ -594,7 +594,7 @@ def test_successors_belong_to_the_stream(mixed: Trail) -> None:
 
 def test_an_unknown_stream_is_an_error(mixed: Trail) -> None:
     """A misspelt stream is not an empty one."""
-    with mixed.store.read() as view, pytest.raises(UnknownStream, match="expected one of user, c"):
+    with mixed.store.read() as view, pytest.raises(UnknownStream, match="expected one of user, a"):
         search(view, Query(stream="users"), secret=SECRET)
 
 
@@ -675,15 +675,15 @@ def test_an_empty_trail_answers_with_an_empty_page(trail: Trail) -> None:
     with trail.store.read() as view:
         page = search(view, Query(), secret=SECRET)
 
-    assert Page(items=(), cursor=None, sizes={"user": 0, "custody": 0}) == page
+    assert Page(items=(), cursor=None, sizes={"user": 0, "admin": 0}) == page
 
 
 def test_entries_can_be_read_by_index(mixed: Trail) -> None:
     """Who knows indexes gets their entries, in the order asked for."""
-    rows = {row.index: row.event for row in mixed.rows if row.log == "custody"}
+    rows = {row.index: row.event for row in mixed.rows if row.log == "admin"}
 
     with mixed.store.read() as view:
-        read = list(items(view, "custody", [70, 3, 4, 71]))
+        read = list(items(view, "admin", [70, 3, 4, 71]))
 
     assert [70, 3, 4, 71] == [item.index for item in read]
     assert [rows[70], rows[3], rows[4], rows[71]] == [item.event for item in read]
@@ -732,3 +732,22 @@ def test_free_text_looks_into_all_values(trail: Trail) -> None:
     assert expected == {text: hits(text) for text in expected}
     assert 0 == hits('"draft paid"')
     assert 0 == hits("true")
+
+
+def test_custody_entries_are_answered_to_whoever_asks_by_name(tmp_path: Path) -> None:
+    """A look at everything shows what people did; what the trail did itself is there by name."""
+    trail = Trail(tmp_path, "user", "custody")
+    trail.record("user", NOON, event(0))
+    trail.record("custody", NOON, event(1, action="trail.start", actor="system:indelible"))
+
+    with trail.store.read() as view:
+        for query, expected in (
+            (Query(), ["user"]),
+            (Query(since=datetime(2000, 1, 1, tzinfo=UTC)), ["user"]),
+            (Query(stream="custody"), ["custody"]),
+            (Query(action="trail.*"), ["custody"]),
+            (Query(actor="system:indelible"), ["custody"]),
+            (Query(id=event(1).id), ["custody"]),
+        ):
+            assert expected == [item.log for item in search(view, query, secret=SECRET).items]
+    trail.store.close()

@@ -104,6 +104,7 @@ class Closer:
                 number=segment.number,
                 root=b64encode(segment.root).decode("ascii"),
                 file_hash=segment.file_hash.hex(),
+                index_hash=segment.index_hash.hex(),
             )
             with owner.store.write() as transaction:
                 transaction.register(segment)

@@ -7,7 +7,6 @@ thread (so what is wrong raises there), and waits for the writer.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from indelible.seal import seal
 from indelible.writer import Pending
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from indelible.event import Approval, Change, Service
@@ -134,6 +134,8 @@ class Recorder:
         Raises:
             InvalidEvent, UnknownStream, StoreError, WriteUncertain: As `record`.
         """
+        import asyncio  # noqa: PLC0415 - a fifth of the time to import the package
+
         sealed, target = self._sealed(event, stream, fields)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()

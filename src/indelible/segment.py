@@ -18,8 +18,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import accumulate, chain, compress, groupby, repeat
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from indelible.errors import Damaged
 from indelible.terms import FEW_VALUES, NO_TRACE, field_of
@@ -94,6 +97,17 @@ class Segment:
     counts: Mapping[int, tuple[int, int]]
 
     @property
+    def index_hash(self) -> bytes:
+        """SHA-256 of what queries skip it by: spans, counts and filter."""
+        spans = [
+            number
+            for span in (self.recorded, self.occurred, self.id_times)
+            for number in (span.least, span.most)
+        ]
+        counts = sorted((term, *counted) for term, counted in self.counts.items())
+        return sha256(msgspec.msgpack.encode((spans, counts, self.filter))).digest()
+
+    @property
     def first(self) -> int:
         """Index of its first entry."""
         return self.number * SEGMENT
@@ -144,7 +158,7 @@ class Columns:
 
     def to_bytes(self) -> bytes:
         """Return counts, ids, terms, traces, one after the other."""
-        return b"".join((self.counts, _pack(self.ids), _pack(self.terms), _pack(self.traces)))
+        return b"".join((self.counts, pack(self.ids), pack(self.terms), pack(self.traces)))
 
     @classmethod
     def from_bytes(cls, entries: int, data: bytes) -> Columns:
@@ -168,7 +182,7 @@ class Columns:
 
     def positions(self, term: int) -> set[int]:
         """Return the places of the entries that have *term*."""
-        return set(_places(_pack(self.terms), term, self.counts))
+        return set(_places(pack(self.terms), term, self.counts))
 
 
 def find_in_columns(data: bytes, entries: int, groups: Iterable[Iterable[int]]) -> set[int] | None:
@@ -312,8 +326,8 @@ class Postings:
                 b"".join(
                     (
                         len(page).to_bytes(2, "little"),
-                        _pack(array("q", page)),
-                        _pack(array("H", [len(places) - 1 for places in lists])),
+                        pack(array("q", page)),
+                        pack(array("H", [len(places) - 1 for places in lists])),
                         *_pack_lists(lists),
                     )
                 ),
@@ -378,7 +392,7 @@ def _pack_lists(lists: Iterable[array[int]]) -> Iterator[bytes]:
         if dense:
             yield from map(_bitmap, run)
         else:
-            yield _pack(array("H", chain.from_iterable(run)))
+            yield pack(array("H", chain.from_iterable(run)))
 
 
 def _bitmap(places: Iterable[int]) -> bytes:
@@ -403,7 +417,8 @@ def _unpack_places(data: bytes, count: int) -> array[int]:
 _BITS = [tuple(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 
 
-def _pack(numbers: array[int]) -> bytes:
+def pack(numbers: array[int]) -> bytes:
+    """Return *numbers* as bytes, little-endian on every machine."""
     if sys.byteorder == "big":  # pragma: no cover - files are the same everywhere
         numbers = array(numbers.typecode, numbers)
         numbers.byteswap()

@@ -17,9 +17,7 @@ others provable, and return what they found as a `Verdict`.
 
 from __future__ import annotations
 
-import multiprocessing
 from binascii import b2a_base64
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -191,6 +189,7 @@ class Named:
     number: int
     root: bytes
     file_hash: str
+    index_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +340,7 @@ class _Closed(msgspec.Struct):
     number: int
     root: str
     file_hash: str
+    index_hash: str
 
 
 class _Succeeded(msgspec.Struct):
@@ -375,6 +375,7 @@ def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
                     number=said.number,
                     root=parse_base64(said.root, what="root"),
                     file_hash=said.file_hash,
+                    index_hash=said.index_hash,
                 )
             elif event.action == _NAMING_LOSS:
                 lost = msgspec.convert(event.data, _Succeeded)
@@ -707,8 +708,8 @@ def verify_trail(
 
 
 _INDEXES_UNCHECKED = (
-    "closed segments: that queries find every entry;"
-    " their indexes were not compared with their entries"
+    "closed segments: that their indexes were built rightly; they are those that were"
+    " closed, but were not compared with the entries"
 )
 
 
@@ -729,6 +730,8 @@ def _verify_manifest(
             what = f"custody entry {said.index} says it was closed, but it is not here"
         elif (segment.root, segment.file_hash.hex()) != (said.root, said.file_hash):
             what = f"is not the one that custody entry {said.index} says was closed"
+        elif segment.index_hash.hex() != said.index_hash:
+            what = f"is skipped by other terms or times than custody entry {said.index} says"
         else:
             continue
         yield Finding(log=said.log, where=_name(said.log, said.number), what=what)
@@ -789,9 +792,13 @@ def _examine_closed(
     jobs = min(workers.jobs, len(closed))
     if jobs <= 1:
         return map(partial(_examine_segment, view, workers.check), closed)
+    # Imported here: applications that record need no processes.
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from multiprocessing import get_context  # noqa: PLC0415
+
     pool = ProcessPoolExecutor(
         jobs,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=get_context("spawn"),
         initializer=_begin_worker,
         initargs=(workers.open_store,),
     )

@@ -115,7 +115,7 @@ class SqliteStore:
         self._writer: sqlite3.Connection | None = None
         self._lock_file: int | None = None
         self._readers = _Readers(path / "head.db")
-        self._segment_files = _SegmentFiles()
+        self._segment_files = _SegmentFiles(path)
         self._segments: dict[str, list[Segment]] = {}
         self._mark = Mark(path / "mark")
         _stores.add(self)
@@ -826,8 +826,8 @@ class _View:
     @contextmanager
     def _open(self, segment: Segment) -> Iterator[sqlite3.Connection]:
         self.work.segments_opened += 1
-        path = self._store.segment_path(segment.log, segment.number)
-        with self._store._segment_files.opened(path) as file:  # noqa: SLF001
+        files = self._store._segment_files  # noqa: SLF001 - a view is a part of its store
+        with files.opened(segment.log, segment.number) as file:
             try:
                 yield file
             except sqlite3.Error as error:
@@ -880,15 +880,17 @@ class _Readers:
 class _SegmentFiles:
     """The closed segments' files that were used last; a file is used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, sqlite3.Connection] = OrderedDict()
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._open: OrderedDict[tuple[str, int], sqlite3.Connection] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
-    def opened(self, path: Path) -> Iterator[sqlite3.Connection]:
+    def opened(self, log: str, number: int) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            connection = self._open.pop(path, None)
+            connection = self._open.pop((log, number), None)
             if connection is None:
+                path = segment_path(self._directory, log, number)
                 if not path.is_file():
                     raise Damaged(f"segment file {path.parent.name}/{path.name} is missing")
                 # Nobody writes to it any more: no locks, no WAL, no shared memory.
@@ -898,7 +900,7 @@ class _SegmentFiles:
                     isolation_level=None,
                     check_same_thread=False,
                 )
-            self._open[path] = connection
+            self._open[log, number] = connection
             while len(self._open) > _OPEN_SEGMENTS:
                 self._open.popitem(last=False)[1].close()
             yield connection
@@ -947,7 +949,8 @@ def _check_version(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise UnsupportedVersion(
-            f"head.db: found layout {version}, this version of Indelible knows {VERSION}; upgrade it"
+            f"head.db: found layout {version}, this version of Indelible knows {VERSION};"
+            " upgrade it"
         )
     if version < VERSION:
         raise NotATrail(f"head.db: found layout {version}, expected {VERSION}")
@@ -1024,47 +1027,37 @@ def _may_hold(segment: Segment, wanted: Wanted) -> bool:
 
 def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int]:
     within, values = _within(wanted)
-    tiles = [
-        row[0]
-        for row in file.execute(
-            f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number",  # noqa: S608
-            values,
-        )
-    ]
-    if wanted.id is not None or wanted.trace is not None:
-        places: list[int] = []
-        for tile in tiles:
-            ids, traces = file.execute(
-                "SELECT ids, traces FROM tile WHERE number = ?", (tile,)
-            ).fetchone()
-            here = set(range(TILE))
-            if wanted.id is not None:
-                here.intersection_update(find_fingerprint(ids, wanted.id[0]))
-            if wanted.trace is not None:
-                here.intersection_update(find_fingerprint(traces, wanted.trace))
-            places += [tile * TILE + place for place in sorted(here)]
-        if not wanted.groups:
-            return places
-        found = set(places)
-    elif not wanted.groups:
-        if len(tiles) == TILE:
-            return range(SEGMENT)
+    query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"  # noqa: S608
+    tiles = [row[0] for row in file.execute(query, values)]
+    lists: list[Sequence[int]] = [_places_of_group(file, group) for group in wanted.groups]
+    if wanted.id is not None:
+        lists.append(_places_in_column(file, "ids", wanted.id[0], tiles))
+    if wanted.trace is not None:
+        lists.append(_places_in_column(file, "traces", wanted.trace, tiles))
+    if not lists and len(tiles) == TILE:
+        return range(SEGMENT)
+    if not lists:
         return [tile * TILE + place for tile in tiles for place in range(TILE)]
-    else:
-        found = set()
-    lists = sorted((_places_of_group(file, group) for group in wanted.groups), key=len)
-    if wanted.id is not None or wanted.trace is not None:
-        lists.insert(0, array("H", sorted(found)))
-    places = list(lists[0])
-    for others in lists[1:]:
-        if not places:
-            return places
-        members = set(others)
-        places = [place for place in places if place in members]
-    if len(tiles) < TILE:
-        allowed = set(tiles)
-        places = [place for place in places if place // TILE in allowed]
-    return places
+    shortest, *others = sorted(lists, key=len)
+    if not shortest:
+        return []
+    allowed, members = set(tiles), [set(places) for places in others]
+    return [
+        place
+        for place in shortest
+        if place // TILE in allowed and all(place in places for places in members)
+    ]
+
+
+def _places_in_column(
+    file: sqlite3.Connection, column: str, fingerprint: int, tiles: Iterable[int]
+) -> list[int]:
+    query = f"SELECT {column} FROM tile WHERE number = ?"  # noqa: S608
+    return [
+        tile * TILE + place
+        for tile in tiles
+        for place in find_fingerprint(file.execute(query, (tile,)).fetchone()[0], fingerprint)
+    ]
 
 
 def _places_of_group(file: sqlite3.Connection, group: Iterable[int]) -> array[int]:

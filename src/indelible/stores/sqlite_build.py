@@ -25,6 +25,7 @@ from indelible.segment import (
     Postings,
     Segment,
     Span,
+    pack,
 )
 from indelible.stores.sqlite_layout import (
     SPANS,
@@ -53,7 +54,9 @@ def build(directory: Path, log: str, log_number: int, number: int) -> Segment:
     connection = connect(directory / "head.db")
     try:
         connection.execute("ATTACH ? AS seg", (str(building),))
-        connection.execute("PRAGMA seg.page_size=16384")
+        # Small pages: rows of leaf hashes and blocks that are a little over half a
+        # large page would leave the rest of it empty, a fifth of the file.
+        connection.execute("PRAGMA seg.page_size=4096")
         connection.execute("PRAGMA seg.journal_mode=OFF")
         connection.execute("PRAGMA seg.synchronous=OFF")
         connection.execute("BEGIN")
@@ -81,7 +84,7 @@ def build(directory: Path, log: str, log_number: int, number: int) -> Segment:
         connection.executemany(
             "INSERT INTO seg.tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (place, *row[2:], row[0], tile.ids.tobytes(), tile.traces.tobytes())
+                (place, *row[2:], row[0], pack(tile.ids), pack(tile.traces))
                 for place, (row, tile) in enumerate(zip(rows, columns, strict=True))
             ],
         )
