@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from indelible.custody import own_event
 from indelible.durable import sync_directory, sync_tree
+from indelible.entry import Entry
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
@@ -31,10 +34,12 @@ from indelible.errors import (
 )
 from indelible.keys import SigningKey, read_key, write_key
 from indelible.log import append, head_of
+from indelible.log import restore as restore_entry
 from indelible.mark import Known, Mark
 from indelible.merkle import root_at
 from indelible.pins import Pins
 from indelible.policy import CUSTODY
+from indelible.seal import unseal
 from indelible.store import Head
 from indelible.trail import Trail, describe, has_signed, open_store
 
@@ -42,9 +47,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from indelible.seal import Sealed
+    from indelible.store import View
     from indelible.stores.sqlite import SqliteStore
 
 _ATTEMPTS = 5
+_SUCCEEDS = "log.succeed"
+
+
+class _Tree(msgspec.Struct):
+    size: int
+    root: str
+
+
+class _Loss(msgspec.Struct):
+    predecessor: str
+    known: _Tree
 
 
 def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[str, int]:
@@ -211,9 +228,13 @@ def _left(target: Path, trail: str) -> dict[str, Known]:
         store = open_store(target)
         try:
             with store.read() as view:
-                for log, head in view.heads().items():
-                    if log not in known or known[log].size < head.size:
-                        known[log] = Known(head.size, head.edge.root)
+                trees = [*_losses(view).items()]
+                trees += [
+                    (log, Known(head.size, head.edge.root)) for log, head in view.heads().items()
+                ]
+            for log, tree in trees:
+                if log not in known or known[log].size < tree.size:
+                    known[log] = tree
         finally:
             store.close()
     return known
@@ -248,12 +269,14 @@ def _succeed(  # noqa: PLR0917
     keys = path / "keys"
     keys.mkdir(mode=0o700, exist_ok=True)
     now = time.time_ns() // 1_000
+    pinned = pins.read()
     made: dict[str, SigningKey] = {}
     declared: list[Sealed] = []
     with store.write() as transaction:
         for stream in sorted({heads[log].stream for log in behind}):
-            last = [head for head in heads.values() if head.stream == stream][-1]
-            name = f"{stream}~{_generation(last.log) + 1}"
+            # After those, too, that a restore that was cut off had pinned already.
+            taken = [log for log in (*heads, *pinned) if log.partition("~")[0] == stream]
+            name = f"{stream}~{max(map(_generation, taken)) + 1}"
             made[name] = key = SigningKey.generate(f"{origin}/{name}")
             (keys / f"{name}.key").unlink(missing_ok=True)
             write_key(keys / f"{name}.key", key)
@@ -270,8 +293,9 @@ def _succeed(  # noqa: PLR0917
         custody = head_of(transaction.heads(), CUSTODY)
         signer = made.get(custody.log) or read_key(keys / f"{custody.log}.key", custody.origin)
         append(transaction, custody, declared, signer, now)
-    # Crash here: pins of logs that never come to be. They are pinned before the
-    # trail is in place, or its first verification would know no key.
+    # Crash after this: pins of logs that never come to be, and whose names are not
+    # used again. They are pinned before the trail is in place, or its first
+    # verification would know no key.
     with suppress(OSError):
         pins.pin({log: key.verifier for log, key in made.items()})
     return {log: (heads[log].size, tree.size) for log, tree in behind.items()}
@@ -288,8 +312,10 @@ def _behind(
     """
     behind: dict[str, Known] = {}
     with store.read() as view:
-        heads = dict(view.heads())
+        heads, named = dict(view.heads()), _losses(view)
         for log, tree in (item for known in seen for item in known.items()):
+            if log in named and tree.size <= named[log].size:
+                continue  # the copy itself names it lost, and goes on as a successor
             # A log may have begun after the copy was made, a successor perhaps:
             # whoever succeeds its stream must not take its name.
             head = heads.setdefault(log, Head(log=log, origin=f"{origin}/{log}"))
@@ -301,11 +327,28 @@ def _behind(
     return heads, behind
 
 
+def _losses(view: View) -> dict[str, Known]:
+    """Return the trees that successors of logs name as the last known of those before them."""
+    losses: dict[str, Known] = {}
+    for log, head in view.heads().items():
+        # A successor begins with one such entry for each log that it succeeds.
+        for index in range(head.size if _generation(log) > 1 else 0):
+            (stored,) = view.stored(log, [index])
+            event = unseal(Entry.from_bytes(restore_entry(stored)).event)
+            if event.action != _SUCCEEDS:
+                break
+            lost = msgspec.convert(event.data, _Loss)
+            tree = Known(lost.known.size, b64decode(lost.known.root))
+            if lost.predecessor not in losses or losses[lost.predecessor].size < tree.size:
+                losses[lost.predecessor] = tree
+    return losses
+
+
 def _declared(trail: str, head: Head, known: Known, key: SigningKey) -> Sealed:
     """Return the event that names what is lost of a log, and the key of its successor."""
     return own_event(
         trail,
-        "log.succeed",
+        _SUCCEEDS,
         predecessor=head.log,
         size=head.size,
         root=b64encode(head.edge.root).decode("ascii"),

@@ -56,11 +56,23 @@ class Pins:
 
     Args:
         directory: Where pins are kept; by default in the user's configuration.
+
+    Somebody without a home directory has no pins, and can make none.
     """
 
     def __init__(self, trail: str, directory: Path | None = None) -> None:
         self._trail = trail
-        self.path = (directory or default_directory()) / f"{quote(trail, safe='')}.json"
+        self._directory = directory
+
+    @property
+    def path(self) -> Path:
+        """
+        The file that the pins are in.
+
+        Raises:
+            OSError: There is no home directory to keep it in.
+        """
+        return (self._directory or default_directory()) / f"{quote(self._trail, safe='')}.json"
 
     def read(self) -> dict[str, Pin]:
         """

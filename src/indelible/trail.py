@@ -22,6 +22,7 @@ import time
 import weakref
 from base64 import b64encode
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
 from indelible.store import Head
 from indelible.terms import fingerprint
+from indelible.verdict import Finding, Level, collecting
 from indelible.verify import Seen, verify_trail
 from indelible.writer import Pending, Writer
 
@@ -420,9 +422,25 @@ class Trail:
             deep=deep,
             progress=progress,
         )
+        if (finding := self._verify_description()) is not None:
+            findings = (*verdict.findings, finding)
+            verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
         if verdict.passed:
             self._remember()
         return verdict
+
+    def _verify_description(self) -> Finding | None:
+        """Hold ``trail.json`` against what the first entry of the custody stream says it was."""
+        findings: list[Finding] = []
+        with collecting(findings, CUSTODY, "trail.json"), self._reading() as view:
+            if not view.heads()[CUSTODY].size:
+                raise Damaged("no custody entry says what it was when the trail was made")
+            (first,) = query.items(view, CUSTODY, [0])
+            said, found = first.event.data, msgspec.structs.asdict(describe(self.path))
+            for name, value in found.items():
+                if first.event.action != "trail.create" or said.get(name) != value:
+                    raise Damaged(f"{name}: found {value!r}, expected what custody entry 0 says")
+        return findings[0] if findings else None
 
     def _trusted(self, keys: Iterable[VerifierKey]) -> dict[str, VerifierKey]:
         """Return the key to trust for each log: one of *keys*, or the pinned one."""

@@ -918,20 +918,24 @@ class _SegmentFiles:
         self._lock.release()
 
 
-def check_file_system(path: Path) -> None:
+def check_file_system(path: Path, mounts: str | None = None) -> None:
     """
     Refuse a network file system: SQLite's locks and memory maps do not hold there.
+
+    Args:
+        mounts: What is mounted where, by default as ``/proc/self/mounts`` lists it.
 
     Raises:
         UnsupportedFileSystem: *path* lies on one.
     """
-    try:
-        mounts = Path("/proc/self/mounts").read_text("utf-8", "replace").split("\n")
-    except OSError:
-        return  # No such list on this system; nothing to go by.
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text("utf-8", "replace")
+        except OSError:
+            return  # No such list on this system; nothing to go by.
     target = path.absolute().resolve()
     best, kind = "", ""
-    for line in mounts:
+    for line in mounts.split("\n"):
         parts = line.split(" ")
         if len(parts) < 3:  # noqa: PLR2004
             continue

@@ -21,6 +21,7 @@ from indelible.segment import (
     Filter,
     Postings,
     Span,
+    pack,
     unpack_block,
 )
 from indelible.stores.sqlite_layout import hash_file, segment_path
@@ -78,8 +79,8 @@ def _check_index(file: sqlite3.Connection, segment: Segment) -> None:
             (
                 number,
                 *(edge for span in spans[-1] for edge in (span.least, span.most)),
-                columns.ids.tobytes(),
-                columns.traces.tobytes(),
+                pack(columns.ids),
+                pack(columns.traces),
             )
         )
     _check("tiles", rows, file.execute(_TILES).fetchall())
