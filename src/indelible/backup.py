@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from indelible.creation import describe, open_store
 from indelible.custody import own_event
 from indelible.durable import sync_directory, sync_tree
 from indelible.entry import Entry
@@ -32,6 +33,7 @@ from indelible.errors import (
     Rollback,
     StoreError,
 )
+from indelible.keyring import has_signed
 from indelible.keys import SigningKey, read_key, write_key
 from indelible.log import append, head_of
 from indelible.log import restore as restore_entry
@@ -41,7 +43,6 @@ from indelible.pins import Pins
 from indelible.policy import CUSTODY
 from indelible.seal import unseal
 from indelible.store import Head
-from indelible.trail import Trail, describe, has_signed, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from indelible.seal import Sealed
     from indelible.store import View
     from indelible.stores.sqlite import SqliteStore
+    from indelible.trail import Trail
 
 _ATTEMPTS = 5
 _SUCCEEDS = "log.succeed"

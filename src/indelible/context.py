@@ -22,6 +22,7 @@ from indelible.event import (
     Rationale,
     Service,
     Trace,
+    check_text,
     parse_rationale,
 )
 
@@ -41,6 +42,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     service: Service | None = None
     tenant: str | None = None
     approval: Approval | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("session", "request", "tenant"):
+            if (value := getattr(self, field)) is not None:
+                check_text(field, value)
+        if self.approval is not None and type(self.approval) is not Approval:
+            raise InvalidEvent("approval", self.approval, "an Approval")
 
 
 _NOTHING = Context()

@@ -56,7 +56,10 @@ class InvalidEvent(CallerError):
         self.field = field
         self.found = found
         self.expected = expected
-        super().__init__(f"{field}: found {_shown(found)}, expected {expected}")
+        # A field may be named by whoever sends the data: nothing of it that is not
+        # printable, no line feed and no lone surrogate, gets into a message.
+        path = field if field.isprintable() else repr(field)[1:-1]
+        super().__init__(f"{path}: found {_shown(found)}, expected {expected}")
 
 
 class EventTooLarge(InvalidEvent):
@@ -154,7 +157,10 @@ class Rollback(VerificationError):
 def _shown(value: object) -> str:
     # Long or secret-looking values do not belong into logs; the type and the
     # beginning are enough to find the line that is wrong.
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - of an integer of 5,000 digits, or an object's own
+        return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

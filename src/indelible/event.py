@@ -73,15 +73,15 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     on_behalf_of: Actor | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in _ACTOR_TYPES:
+        if type(self.type) is not str or self.type not in _ACTOR_TYPES:
             raise InvalidEvent("actor.type", self.type, f"one of {', '.join(get_args(ActorType))}")
         if self.id is not None or self.type in ("user", "service"):
-            _check_text("actor.id", self.id, _MAX_ID)
+            check_text("actor.id", self.id, _MAX_ID)
         _check_optional_text("actor.name", self.name)
-        if type(self.roles) is not tuple or not all(isinstance(role, str) for role in self.roles):
+        if type(self.roles) is not tuple or not all(type(role) is str for role in self.roles):
             raise InvalidEvent("actor.roles", self.roles, "a tuple of strings")
-        if self.on_behalf_of is not None and type(self.on_behalf_of) is not Actor:
-            raise InvalidEvent("actor.on_behalf_of", self.on_behalf_of, "an Actor")
+        if self.on_behalf_of is not None:
+            _check_chain(self.on_behalf_of)
 
     def __str__(self) -> str:
         return self.type if self.id is None else f"{self.type}:{self.id}"
@@ -110,10 +110,10 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("resource.type", self.type, _MAX_NAME)
+        check_text("resource.type", self.type, _MAX_NAME)
         if not _TYPE.match(self.type):
             raise InvalidEvent("resource.type", self.type, "letters, digits, '_', '-' and '.'")
-        _check_text("resource.id", self.id, _MAX_ID)
+        check_text("resource.id", self.id, _MAX_ID)
         _check_optional_text("resource.name", self.name)
 
     def __str__(self) -> str:
@@ -151,7 +151,7 @@ class Rationale(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reference: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("rationale.text", self.text, None)
+        check_text("rationale.text", self.text, None)
         _check_optional_text("rationale.code", self.code)
         _check_optional_text("rationale.reference", self.reference)
 
@@ -174,7 +174,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     span_id: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("trace.trace_id", self.trace_id, _MAX_NAME)
+        check_text("trace.trace_id", self.trace_id, _MAX_NAME)
         _check_optional_text("trace.span_id", self.span_id)
 
 
@@ -185,7 +185,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("service.name", self.name, _MAX_NAME)
+        check_text("service.name", self.name, _MAX_NAME)
         _check_optional_text("service.version", self.version)
 
 
@@ -202,22 +202,28 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reference: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.n) is not int or self.n < 1:
-            raise InvalidEvent("approval.n", self.n, "a number of approvers from 1")
+        if type(self.n) is not int or not 1 <= self.n <= _INT_MAX:
+            raise InvalidEvent("approval.n", self.n, "a number of approvers from 1, of 64 bits")
         if type(self.distinct) is not bool:
             raise InvalidEvent("approval.distinct", self.distinct, "true or false")
         if type(self.approvers) is not tuple or not all(
-            isinstance(approver, str) for approver in self.approvers
+            type(approver) is str for approver in self.approvers
         ):
             raise InvalidEvent("approval.approvers", self.approvers, "a tuple of strings")
         _check_optional_text("approval.reference", self.reference)
 
     @classmethod
     def by(cls, *approvers: str, reference: str | None = None) -> Approval:
-        """Name the *approvers*, as ``user:bob``."""
+        """
+        Name the *approvers*, as ``user:bob``.
+
+        Raises:
+            InvalidEvent: There are none, or one is not a string.
+        """
         return cls(
             n=len(approvers),
-            distinct=len(set(approvers)) == len(approvers),
+            # Not of a set: what cannot be hashed is refused below, by its type.
+            distinct=all(who not in approvers[:place] for place, who in enumerate(approvers)),
             approvers=approvers,
             reference=reference,
         )
@@ -230,8 +236,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
     def __post_init__(self) -> None:
-        _check_text("source.format", self.format, _MAX_NAME)
-        _check_text("source.id", self.id, _MAX_ID)
+        check_text("source.format", self.format, _MAX_NAME)
+        check_text("source.id", self.id, _MAX_ID)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -295,9 +301,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.rationale is not None and type(self.rationale) is not Rationale:
             raise InvalidEvent("rationale", self.rationale, "a Rationale")
         if self.session is not None:
-            _check_text("session", self.session, _MAX_ID)
+            check_text("session", self.session, _MAX_ID)
         if self.request is not None:
-            _check_text("request", self.request, _MAX_ID)
+            check_text("request", self.request, _MAX_ID)
         if self.client is not None and type(self.client) is not Client:
             raise InvalidEvent("client", self.client, "a Client")
         if self.trace is not None and type(self.trace) is not Trace:
@@ -305,17 +311,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.service is not None and type(self.service) is not Service:
             raise InvalidEvent("service", self.service, "a Service")
         if self.tenant is not None:
-            _check_text("tenant", self.tenant, _MAX_ID)
+            check_text("tenant", self.tenant, _MAX_ID)
         if self.approval is not None and type(self.approval) is not Approval:
             raise InvalidEvent("approval", self.approval, "an Approval")
         if self.source is not None and type(self.source) is not Source:
             raise InvalidEvent("source", self.source, "a Source")
-        if self.kind is not None and self.kind not in _KINDS:
+        if self.kind is not None and (type(self.kind) is not str or self.kind not in _KINDS):
             raise InvalidEvent("kind", self.kind, f"one of {', '.join(get_args(Kind))}")
         if self.schema is not None:
-            _check_text("schema", self.schema, _MAX_NAME)
+            check_text("schema", self.schema, _MAX_NAME)
         if self.reason is not None:
-            _check_text("reason", self.reason, None)
+            check_text("reason", self.reason, None)
 
     @classmethod
     def authentication(
@@ -339,7 +345,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         who = actor if isinstance(actor, Actor) else Actor.parse(actor)
         if method is not None:
-            fields["data"] = {"method": method, **(fields.get("data") or {})}
+            data = fields.get("data")
+            fields["data"] = {"method": method, **({} if data is None else _plain_data(data))}
         fields.setdefault("resource", Resource(type=who.type, id=who.id or who.type))
         return cls(
             kind="authentication",
@@ -396,7 +403,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             InvalidEvent: A field is missing or wrong, or nothing is granted or revoked.
         """
-        gained, lost = tuple(granted), tuple(revoked)
+        gained, lost = _names("granted", granted), _names("revoked", revoked)
         if not gained and not lost:
             raise InvalidEvent("granted", gained, "something granted or revoked")
         if action is None:
@@ -472,7 +479,7 @@ def check_action(action: str) -> None:
     """
     # A set of the names seen spares the pattern; bounded, since a caller may
     # make names up without end.
-    _check_text("action", action, _MAX_NAME)
+    check_text("action", action, _MAX_NAME)
     if not _NAME.match(action):
         raise InvalidEvent("action", action, "a dotted name such as invoice.approve")
     if len(_known_actions) < 10_000:  # noqa: PLR2004
@@ -511,13 +518,15 @@ def parse_changes(changes: Mapping[str, Change | tuple[object, object]]) -> dict
         raise InvalidEvent("changes", changes, "a mapping of field to (old, new)") from None
     parsed: dict[str, Change] = {}
     for field, change in items:
+        if not isinstance(field, str):
+            raise InvalidEvent("changes", field, "fields named by strings")
         if type(change) is Change:
             old, new = change.old, change.new
         elif isinstance(change, (tuple, list)) and len(change) == 2:  # noqa: PLR2004
             old, new = change
         else:
             raise InvalidEvent(f"changes.{field}", change, "a Change or a pair (old, new)")
-        parsed[field] = Change(
+        parsed[str.__str__(field)] = Change(
             old if old is UNSET else plain(old, "changes", field),
             new if new is UNSET else plain(new, "changes", field),
         )
@@ -565,7 +574,11 @@ def plain(value: object, *path: str, depth: int = 0) -> Any:  # noqa: ANN401, C9
         for key in value:
             if not isinstance(key, str):
                 raise InvalidEvent(".".join(path), key, "keys that are strings")
-        return {str(key): plain(item, *path, key, depth=depth + 1) for key, item in value.items()}
+        # Not str(): a subclass, an Enum of strings say, may answer with something else.
+        return {
+            str.__str__(key): plain(item, *path, key, depth=depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
         return [plain(item, *path, str(n), depth=depth + 1) for n, item in enumerate(items)]
@@ -629,14 +642,42 @@ def _check_changes(changes: object) -> None:
             kind = type(value)
             if kind in _EXACT or (kind is float and math.isfinite(value)):
                 continue
-            if plain(value, "changes", field) != value:
+            if plain(value, "changes", field) != value or not _is_plain(value):
                 raise InvalidEvent(f"changes.{field}", value, "a plain JSON value")
 
 
 _EXACT = frozenset((str, bool, type(None), UnsetType))
 
 
-def _check_text(field: str, value: object, most: int | None) -> None:
+def _is_plain(value: object) -> bool:
+    # Only these very types: a subclass equals what JSON can carry, and is not encoded.
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    return type(value) in _EXACT or type(value) in (int, float)
+
+
+def _names(field: str, names: Iterable[str]) -> tuple[str, ...]:
+    expected = "names of roles or permissions"
+    if isinstance(names, str):  # whose characters would each become a name
+        raise InvalidEvent(field, names, expected)
+    try:
+        found = tuple(names)
+    except TypeError:
+        raise InvalidEvent(field, names, expected) from None
+    if not all(type(name) is str and name for name in found):
+        raise InvalidEvent(field, found, expected)
+    return found
+
+
+def check_text(field: str, value: object, most: int | None = _MAX_ID) -> None:
+    """
+    Check that *value* is a text that is not empty, of at most that many characters.
+
+    Raises:
+        InvalidEvent: It is not.
+    """
     if type(value) is not str:
         raise InvalidEvent(field, value, "a text")
     if not value:
@@ -647,7 +688,7 @@ def _check_text(field: str, value: object, most: int | None) -> None:
 
 def _check_optional_text(field: str, value: object) -> None:
     if value is not None:
-        _check_text(field, value, _MAX_ID)
+        check_text(field, value, _MAX_ID)
 
 
 def _str(field: str, value: object, expected: str) -> str:
@@ -656,8 +697,18 @@ def _str(field: str, value: object, expected: str) -> str:
     return value
 
 
+def _check_chain(actor: object) -> None:
+    for _ in range(MAX_NESTING):
+        if type(actor) is not Actor:
+            raise InvalidEvent("actor.on_behalf_of", actor, "an Actor")
+        if actor.on_behalf_of is None:
+            return
+        actor = actor.on_behalf_of
+    raise InvalidEvent("actor.on_behalf_of", actor, f"a chain of at most {MAX_NESTING} actors")
+
+
 def _utc(moment: datetime, field: str = "occurred_at") -> datetime:
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:  # with or without a tzinfo that knows none
         raise InvalidEvent(field, moment, "a time with a time zone")
     try:
         return moment.astimezone(UTC)

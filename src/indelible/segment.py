@@ -284,7 +284,14 @@ class Filter:
 
     @staticmethod
     def may_hold(data: bytes, term: int) -> bool:
-        """Tell whether *term* may be among those that the filter was built of."""
+        """
+        Tell whether *term* may be among those that the filter was built of.
+
+        Raises:
+            Damaged: It is no filter.
+        """
+        if len(data).bit_count() != 1:
+            raise Damaged(f"filter: found {len(data)} bytes, expected a power of two")
         mask, probe = len(data) * 8 - 1, term >> 4
         if not data[(probe & mask) >> 3] >> (probe & 7) & 1:
             return False
@@ -403,7 +410,9 @@ def _bitmap(places: Iterable[int]) -> bytes:
 
 
 def _unpack_places(data: bytes, count: int) -> array[int]:
-    if len(data) == SEGMENT // 8 and count > _DENSE:
+    if len(data) != _places_size(count - 1):
+        raise Damaged(f"postings: found {len(data)} bytes of {count} places")
+    if count > _DENSE:
         places = array(
             "H", compress(range(SEGMENT), chain.from_iterable(map(_BITS.__getitem__, data)))
         )

@@ -16,8 +16,6 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import platform
-import re
 import time
 import weakref
 from base64 import b64encode
@@ -36,25 +34,22 @@ from indelible import mark, query
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.closer import Closer
 from indelible.context import context
-from indelible.custody import Custody, own_event
-from indelible.durable import replace_file, sync_directory
+from indelible.creation import being_created, create, describe, open_store, system_errors
+from indelible.custody import Custody
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
     Damaged,
-    KeyUnavailable,
     Malformed,
     NotATrail,
     NotFound,
     StoreError,
-    StoreReadOnly,
     TrailClosed,
     UnknownStream,
-    UnsupportedVersion,
     WriteUncertain,
 )
-from indelible.event import id_time, uuid7
-from indelible.keys import SigningKey, read_key, write_key
+from indelible.event import id_time
+from indelible.keyring import Keyring
 from indelible.log import append, head_of, sign
 from indelible.mark import Known
 from indelible.merkle import root_at
@@ -79,26 +74,10 @@ if TYPE_CHECKING:
     from indelible.stores.sqlite import SqliteStore
     from indelible.verdict import Verdict
 
-FORMAT = 1
-"""Of the directory's layout, as ``format`` in ``trail.json``."""
-
 ENVIRONMENT = "INDELIBLE_TRAIL"
 """Names the directory where none is given."""
 
-_MARKER = "trail.json.creating"
 Closing = Literal["thread", "process"]
-
-_ORIGIN = re.compile(r"[^\s+/\x00-\x1f]+(/[^\s+/\x00-\x1f]+)*\Z")
-
-
-class Description(msgspec.Struct, forbid_unknown_fields=True):
-    """What ``trail.json`` holds; a newer format may hold more, so the version is read first."""
-
-    format: int
-    id: str
-    origin: str
-    keys: str
-    created_at: str
 
 
 class Trail:
@@ -122,7 +101,7 @@ class Trail:
         self.id: str = description.id
         self.origin: str = description.origin
         self.policy = policy
-        self._keys = path / description.keys
+        self._keyring = Keyring(path / description.keys)
         # Read before the head, or a commit between the two would look like a rollback.
         known = _known(path, self.id) if check else {}
         self.store: SqliteStore = open_store(path, aside=closing == "process")
@@ -134,7 +113,6 @@ class Trail:
             self.store.close()
             raise
         self._closed = False
-        self._signers: dict[str, Signer] = {}
         self._custody = Custody(self.id)
         self._closer = Closer(self)
         self._writer = Writer(
@@ -179,15 +157,7 @@ class Trail:
             StoreError: The directory cannot be written.
         """
         path = Path(path)
-        origin = default_origin(path) if origin is None else origin
-        if not _ORIGIN.match(origin):
-            raise CallerError(
-                f"origin: found {origin!r}, expected a URL without scheme, spaces and '+'"
-            )
-        with _system_errors(path):
-            _make_directory(path)
-            with _creating(path) as marker:
-                _make(path, marker, origin, None if keys is None else Path(keys), policy)
+        create(path, origin=origin, keys=None if keys is None else Path(keys), policy=policy)
         return cls(path, policy=policy)
 
     def search(
@@ -352,13 +322,7 @@ class Trail:
             head = head_of(transaction.heads(), stream)
             if not head.size:
                 raise NotFound(f"stream {stream}: holds no entry yet, so its key may stay")
-            path = self._key_path(head.log)
-            old = read_key(path, head.origin)
-            aside = path.with_suffix(".new")
-            aside.unlink(missing_ok=True)
-            new = SigningKey.generate(head.origin)
-            write_key(aside, new)
-            # Crash here: a key that nothing knows; the next rotation overwrites it.
+            old, new = self._keyring.prepare(head)
             rotation = Rotation(
                 origin=head.origin,
                 old=old.verifier,
@@ -569,7 +533,7 @@ class Trail:
         Raises:
             StoreError: Another import is under way.
         """
-        with _system_errors(self.path):
+        with system_errors(self.path):
             descriptor = os.open(
                 self.path / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
@@ -644,9 +608,6 @@ class Trail:
         # who may read everything anyway.
         return self.id.encode("ascii")
 
-    def _key_path(self, log: str) -> Path:
-        return self._keys / f"{log}.key"
-
     def signer(self, log: str) -> Signer:
         """
         Return the key that signs *log* now.
@@ -656,38 +617,16 @@ class Trail:
         """
         with self._reading() as view:
             head = view.heads()[log]
-        aside = self._key_path(log).with_suffix(".new")
-        for path in (self._key_path(log), aside, self._key_path(log)):
-            # In this order, whoever finishes a rotation meanwhile.
-            if (path != aside or aside.exists()) and has_signed(key := read_key(path), head):
-                return key
-        raise KeyUnavailable(f"{self._key_path(log)}: found another key than signed log {log} last")
+        return self._keyring.look_up(head)
 
     def signer_of(self, head: Head) -> Signer:
         """
-        Return the key that signs what follows *head*: the one that signed it.
-
-        To be called while nobody else may write. Another process may have rotated the
-        key, or died at it after the log knew the new one: then that is finished.
+        Return the key that signs what follows *head*, while nobody else may write.
 
         Raises:
             KeyUnavailable: It is lost or may not be read, or another lies in its place.
         """
-        signer = self._signers.get(head.log)
-        if signer is not None and has_signed(signer, head):
-            return signer
-        path = self._key_path(head.log)
-        aside = path.with_suffix(".new")
-        key = read_key(path, head.origin)
-        if not has_signed(key, head) and aside.exists():
-            key = read_key(aside, head.origin)
-            if has_signed(key, head):
-                aside.replace(path)
-                sync_directory(path.parent)
-        if not has_signed(key, head):
-            raise KeyUnavailable(f"{path}: found another key than signed log {head.log} last")
-        self._signers[head.log] = key
-        return key
+        return self._keyring.signer_of(head)
 
     def _remember(self) -> None:
         # Somebody without a home directory still has an audit trail.
@@ -735,145 +674,11 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     if mode == "r":
         return Trail(path, policy=policy, check=False)
     if not (path / "trail.json").exists() and (
-        not (path / "head.db").exists() or (path / _MARKER).exists()
+        not (path / "head.db").exists() or being_created(path)
     ):
         with suppress(AlreadyATrail):  # another process was faster
             Trail.create(path, origin=origin, policy=policy).close()
     return Trail(path, policy=policy, closing=closing)
-
-
-def default_origin(path: Path) -> str:
-    """Return an origin made of this host's name and the directory's."""
-    text = f"{platform.node() or 'localhost'}/{path.absolute().name or 'audit'}"
-    return re.sub(r"[^A-Za-z0-9._/~-]+", "-", text)
-
-
-def open_store(path: Path, *, create: bool = False, aside: bool = False) -> SqliteStore:
-    """
-    Open the store of the trail at *path*.
-
-    Raises:
-        NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`.
-    """
-    # Imported here: the package itself loads no database driver.
-    from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
-
-    return SqliteStore(path, create=create, aside=aside)
-
-
-def describe(path: Path) -> Description:
-    """
-    Read what a trail's directory says of itself.
-
-    Raises:
-        NotATrail: There is no trail.
-        UnsupportedVersion: A newer version wrote it.
-        StoreReadOnly: It may not be read.
-    """
-    try:
-        data = (path / "trail.json").read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotATrail(f"{path}: holds no trail (no trail.json)") from None
-    except OSError as error:
-        raise StoreReadOnly(f"{path}: {error}") from error
-    try:
-        version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise UnsupportedVersion(
-                f"{path}: found format {version}, this version of Indelible knows {FORMAT};"
-                " upgrade it"
-            )
-        return msgspec.json.decode(data, type=Description)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise NotATrail(f"{path}: trail.json is not a trail's: {error}") from error
-
-
-def _make_directory(path: Path) -> None:
-    """Make the directory *path*, and those above it, so that their names survive a crash."""
-    made = [path, *(above for above in path.parents if not above.exists())]
-    path.mkdir(parents=True, exist_ok=True)
-    for directory in made:
-        with suppress(PermissionError):  # the parent belongs to somebody else
-            sync_directory(directory.parent)
-
-
-def has_signed(key: Signer, head: Head) -> bool:
-    """Tell whether *key* is the one that signed *head*, which may not be signed yet."""
-    if not head.checkpoint:
-        return True
-    key_id = key.verifier.key_id
-    return any(key_id == by.key_id for by in Note.from_bytes(head.checkpoint).signatures)
-
-
-@contextmanager
-def _creating(path: Path) -> Iterator[Path]:
-    """
-    Hold the right to make a trail at *path*; yield the marker that makes it one.
-
-    The marker is ``trail.json`` under another name while the trail is made. Where
-    one is found, a process died at it, and what it left is known to be worthless.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if (path / "trail.json").exists():
-            raise AlreadyATrail(f"{path}: holds a trail already")
-        marker = path / _MARKER
-        if not marker.exists() and any(path.iterdir()):
-            raise NotATrail(f"{path}: is not empty, and what it holds is not a trail")
-        marker.touch(mode=0o600)
-        # Before anything else is there, or after a crash it would look like a stranger's.
-        sync_directory(path)
-        yield marker
-    finally:
-        os.close(descriptor)
-
-
-def _make(path: Path, marker: Path, origin: str, keys: Path | None, policy: Policy) -> None:
-    trail_id = uuid7(time.time_ns(), os.urandom(10))
-    directory = path / "keys" if keys is None else keys
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in [*path.glob("head.db*"), path / "mark", *(path / "keys").glob("*.key")]:
-        left.unlink(missing_ok=True)
-    description = Description(
-        format=FORMAT,
-        id=trail_id,
-        origin=origin,
-        keys="keys" if keys is None else str(keys.absolute()),
-        created_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-    )
-    signers = {}
-    for stream in policy.streams:
-        key = SigningKey.generate(f"{origin}/{stream}")
-        write_key(directory / f"{stream}.key", key)
-        signers[stream] = key
-    store = open_store(path, create=True)
-    try:
-        with store.write() as transaction:
-            for stream, key in signers.items():
-                transaction.create(Head(log=stream, origin=key.name))
-            events = [
-                own_event(trail_id, "trail.create", **msgspec.structs.asdict(description)),
-                *(
-                    own_event(trail_id, "key.create", log=stream, key=key.verifier.to_text())
-                    for stream, key in signers.items()
-                ),
-            ]
-            append(
-                transaction,
-                transaction.heads()[CUSTODY],
-                events,
-                signers[CUSTODY],
-                time.time_ns() // 1_000,
-            )
-    finally:
-        store.close()
-    with suppress(OSError):
-        Pins(trail_id).pin({stream: key.verifier for stream, key in signers.items()})
-    # Crash before this line: no trail, and whoever comes next starts over.
-    replace_file(marker, msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n")
-    marker.rename(path / "trail.json")
-    sync_directory(path)
 
 
 def _known(path: Path, trail_id: str) -> dict[str, Known]:
@@ -905,16 +710,6 @@ def _query(given: Query | str | None, fields: dict[str, Any]) -> Query:
 
 def _iso(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat().replace("+00:00", "Z")
-
-
-@contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise StoreReadOnly(f"{path}: {error}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: {error}") from error
 
 
 _trails: weakref.WeakSet[Trail] = weakref.WeakSet()

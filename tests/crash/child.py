@@ -14,20 +14,21 @@ import os
 import random
 import select
 import signal
+import sqlite3
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import indelible
 import indelible.backup
-import indelible.stores.sqlite as sqlite_store
+import indelible.stores.sqlite  # noqa: F401 - loaded before the fork
 import indelible.verify  # noqa: F401 - loaded before the fork
 from indelible.event import Actor, Event, Outcome, Resource
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
 
     Ack = Callable[..., None]
@@ -118,19 +119,45 @@ def restore(path: Path, ack: Ack, *, source: str, **_: Any) -> None:
     ack(lost=indelible.backup.restore(source, path))
 
 
-WORK = {work.__name__: work for work in (create, load, settle, rotate, backup, restore)}
+def faulty_disk(
+    path: Path, ack: Ack, *, at: int, count: int, error: int, **_: Any
+) -> None:
+    """Record while some operations of the disk fail, and say how each event ended."""
+    recorder = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    generator = random.Random(at)
+    with indelible.open(path) as trail:
+        record_one(trail, ack, event(generator))
+        first = recorder.record_io_count()
+        recorder.record_io_fail(ctypes.c_long(first + at), ctypes.c_long(count), error)
+        for _turn in range(3):
+            one = event(generator)
+            try:
+                record_one(trail, ack, one)
+            except indelible.errors.IndelibleError as raised:
+                ack(failed=type(raised).__name__, id_=one.id)
+        ack(tried=recorder.record_io_count() - first)
+        recorder.record_io_fail(ctypes.c_long(0), ctypes.c_long(0), 0)
+        record_one(trail, ack, event(generator))
+
+
+WORK = {work.__name__: work for work in (
+    create, load, settle, rotate, backup, restore, faulty_disk
+)}
+
+
+class Careless(sqlite3.Connection):
+    """A connection that syncs nothing, whatever it is told."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        """Execute *sql*."""
+        if sql.startswith("PRAGMA synchronous"):
+            sql = "PRAGMA synchronous=OFF"
+        return super().execute(sql, *parameters)
 
 
 def unsafe() -> None:
     """Let SQLite sync nothing: for showing that the tests notice."""
-    connect = sqlite_store._connect  # noqa: SLF001
-
-    def careless(path: Path) -> sqlite3.Connection:
-        connection = connect(path)
-        connection.execute("PRAGMA synchronous=OFF")
-        return connection
-
-    sqlite_store._connect = careless  # noqa: SLF001
+    sqlite3.connect = partial(sqlite3.connect, factory=Careless)
 
 
 def do(task: dict[str, Any], out: int) -> None:

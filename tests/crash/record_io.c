@@ -3,7 +3,8 @@
  *
  * Loaded with LD_PRELOAD. record_io_start(root, log) appends each operation on
  * files below root to the file log, with its data; record_io_kill_at(n) ends the
- * process with SIGKILL just before its n-th operation. One lock is held around
+ * process with SIGKILL just before its n-th operation; record_io_fail(n, count,
+ * error) lets so many operations from the n-th on fail. One lock is held around
  * each operation and its line in the log, so the log has the order of the disk.
  *
  * A line is: kind, inode, offset or size, and the lengths of two texts and of the
@@ -33,7 +34,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char root[4096];
 static size_t root_length;
 static int log_file = -1;
-static long killed_at, counted;
+static long killed_at, counted, fails_from, fails_until;
+static int failure;
 
 static ssize_t real_write(int file, const void *data, size_t size)
 {
@@ -53,6 +55,13 @@ void record_io_start(const char *directory, const char *log)
 }
 
 void record_io_kill_at(long operation) { killed_at = operation; }
+
+void record_io_fail(long operation, long count, int error)
+{
+    fails_from = operation;
+    fails_until = operation + count;
+    failure = error;
+}
 
 long record_io_count(void) { return counted; }
 
@@ -123,11 +132,19 @@ static void say(char kind, unsigned long inode, long long at, const char *one, c
     put(data, size);
 }
 
-static void enter(void)
+static int count(void)
 {
-    pthread_mutex_lock(&lock);
     counted++;
     if (counted == killed_at) kill(getpid(), SIGKILL);
+    if (counted < fails_from || counted >= fails_until) return 0;
+    errno = failure;
+    return -1;
+}
+
+static int enter(void)
+{
+    pthread_mutex_lock(&lock);
+    return count();
 }
 
 static void leave(void)
@@ -147,18 +164,14 @@ static int opened(int directory, const char *name, int flags, mode_t mode)
 {
     char path[4096];
     struct stat found;
-    int file, there, counts;
+    int file = -1, there, fails = 0;
     REAL(int, "openat", int, const char *, int, ...);
     if (!(flags & (O_CREAT | O_TRUNC)) || !resolve(directory, name, path))
         return real(directory, name, flags, mode);
     pthread_mutex_lock(&lock);
     there = !stat(path, &found);
-    counts = !there || (flags & O_TRUNC);
-    if (counts) {
-        counted++;
-        if (counted == killed_at) kill(getpid(), SIGKILL);
-    }
-    file = real(directory, name, flags, mode);
+    if (!there || (flags & O_TRUNC)) fails = count();
+    if (!fails) file = real(directory, name, flags, mode);
     if (file >= 0 && !there) say('O', inode_of(file), 0, path, NULL, "", 0);
     else if (file >= 0 && (flags & O_TRUNC)) say('T', inode_of(file), 0, NULL, NULL, "", 0);
     leave();
@@ -188,17 +201,19 @@ ssize_t write(int file, const void *data, size_t size)
 {
     char path[4096];
     ssize_t done;
+    int fails;
     off_t at;
     struct stat found;
     if (!where(file, path) || fstat(file, &found) || !S_ISREG(found.st_mode))
         return real_write(file, data, size);
-    enter();
+    fails = enter();
     at = lseek(file, 0, SEEK_CUR);
     if (fcntl(file, F_GETFL) & O_APPEND) {
         fstat(file, &found);
         at = found.st_size;
     }
-    done = real_write(file, data, size);
+    done = fails ? -1 : real_write(file, data, size);
+    if (fails) errno = failure;
     if (done > 0) say('W', (unsigned long)found.st_ino, at, NULL, NULL, data, (size_t)done);
     leave();
     return done;
@@ -210,8 +225,7 @@ static ssize_t written_at(int file, const void *data, size_t size, off_t at)
     ssize_t done;
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off_t);
     if (!where(file, path)) return real(file, data, size, at);
-    enter();
-    done = real(file, data, size, at);
+    done = enter() ? -1 : real(file, data, size, at);
     if (done > 0) say('W', inode_of(file), at, NULL, NULL, data, (size_t)done);
     leave();
     return done;
@@ -290,8 +304,7 @@ static int cut(int file, off_t size)
     int result;
     REAL(int, "ftruncate64", int, off_t);
     if (!where(file, path)) return real(file, size);
-    enter();
-    result = real(file, size);
+    result = enter() ? -1 : real(file, size);
     if (!result) say('T', inode_of(file), size, NULL, NULL, "", 0);
     leave();
     return result;
@@ -305,8 +318,7 @@ static int synced(int file, int (*real)(int))
     struct stat found;
     int result;
     if (!where(file, path) || fstat(file, &found)) return real(file);
-    enter();
-    result = real(file);
+    result = enter() ? -1 : real(file);
     if (!result) {
         if (S_ISDIR(found.st_mode)) say('D', 0, 0, path, NULL, "", 0);
         else say('S', (unsigned long)found.st_ino, 0, NULL, NULL, "", 0);
@@ -331,8 +343,7 @@ int renameat(int from, const char *old, int to, const char *new)
     int result;
     REAL(int, "renameat", int, const char *, int, const char *);
     if (!resolve(from, old, one) || !resolve(to, new, two)) return real(from, old, to, new);
-    enter();
-    result = real(from, old, to, new);
+    result = enter() ? -1 : real(from, old, to, new);
     if (!result) say('R', 0, 0, one, two, "", 0);
     leave();
     return result;
@@ -345,8 +356,7 @@ int unlinkat(int at, const char *name, int flags)
     int result;
     REAL(int, "unlinkat", int, const char *, int);
     if (!resolve(at, name, path)) return real(at, name, flags);
-    enter();
-    result = real(at, name, flags);
+    result = enter() ? -1 : real(at, name, flags);
     if (!result) say(flags & AT_REMOVEDIR ? 'X' : 'U', 0, 0, path, NULL, "", 0);
     leave();
     return result;
@@ -360,8 +370,7 @@ int mkdirat(int at, const char *name, mode_t mode)
     int result;
     REAL(int, "mkdirat", int, const char *, mode_t);
     if (!resolve(at, name, path)) return real(at, name, mode);
-    enter();
-    result = real(at, name, mode);
+    result = enter() ? -1 : real(at, name, mode);
     if (!result) say('M', 0, 0, path, NULL, "", 0);
     leave();
     return result;

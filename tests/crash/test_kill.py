@@ -83,31 +83,37 @@ def test_what_was_acknowledged_survives_many_kills(
     load_and_kill(children, books, edge, seed=seed, kills=60)
 
 
+each_operation = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
+
+
 def killed_at_each_operation(
     children: Children,
     work: str,
     path: Path,
     watched: Path,
     prepare: Callable[[], None],
+    *,
+    step: int,
     **options: Any,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Kill a child before its first operation on the disk, its second, and so on to its last."""
-    operation = 0
+    """Kill a child before its first operation on the disk, a later one, and so on to its last."""
+    operation = 1 - step
     while True:
-        operation += 1
+        operation += step
         prepare()
         said, status = children.run(
             work, path, watched=str(watched), kill_at=operation, options=options
         )
         yield said
         if status == 0:
-            assert operation == said[-1]["operations"] + 1
+            assert operation > said[-1]["operations"]
             return
         assert KILLED == status
 
 
+@each_operation
 def test_a_trail_whose_making_was_cut_off_is_made_by_the_next(
-    children: Children, books: type[Books], tmp_path: Path
+    children: Children, books: type[Books], tmp_path: Path, step: int
 ) -> None:
     """Killed anywhere while it makes a trail, a process leaves one or none, never half of one."""
     base = tmp_path / "base"
@@ -116,7 +122,7 @@ def test_a_trail_whose_making_was_cut_off_is_made_by_the_next(
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
 
-    for said in killed_at_each_operation(children, "create", base / "a" / "trail", base, prepare):
+    for said in killed_at_each_operation(children, "create", base / "a" / "trail", base, prepare, step=step):
         with indelible.open(base / "a" / "trail") as trail:
             trail.record("order.ship", resource="order:2")
             books(trail).hold(said)
@@ -141,13 +147,14 @@ def small(tmp_path: Path, config: Path, make_event: Callable[..., Event]) -> Cal
     return renew
 
 
+@each_operation
 def test_a_rotation_that_was_cut_off_is_finished_or_undone(
-    children: Children, books: type[Books], tmp_path: Path, small: Callable[[], None]
+    children: Children, books: type[Books], tmp_path: Path, small: Callable[[], None], step: int
 ) -> None:
     """Killed anywhere while a key is rotated, a process leaves a log that one key can go on with."""
     path = tmp_path / "trail"
 
-    for said in killed_at_each_operation(children, "rotate", path, path, small):
+    for said in killed_at_each_operation(children, "rotate", path, path, small, step=step):
         with indelible.open(path) as trail:
             for stream in ("order.ship", "auth.login"):
                 trail.record(stream, resource="order:2")
@@ -158,8 +165,9 @@ def test_a_rotation_that_was_cut_off_is_finished_or_undone(
             trail.verify().require()
 
 
+@each_operation
 def test_a_backup_that_was_cut_off_is_whole_or_not_there(
-    children: Children, books: type[Books], tmp_path: Path, small: Callable[[], None]
+    children: Children, books: type[Books], tmp_path: Path, small: Callable[[], None], step: int
 ) -> None:
     """Killed anywhere while it copies, a process leaves no half copy under the copy's name."""
     path, target = tmp_path / "trail", tmp_path / "backups" / "copy"
@@ -169,7 +177,7 @@ def test_a_backup_that_was_cut_off_is_whole_or_not_there(
         shutil.rmtree(target.parent, ignore_errors=True)
 
     for _ in killed_at_each_operation(
-        children, "backup", path, tmp_path, prepare, target=str(target)
+        children, "backup", path, tmp_path, prepare, step=step, target=str(target)
     ):
         with indelible.open(path) as trail:
             if not target.exists():
@@ -184,6 +192,7 @@ def test_a_backup_that_was_cut_off_is_whole_or_not_there(
         assert not (target.parent / ".copy.partial").exists()
 
 
+@each_operation
 def test_a_restore_that_was_cut_off_does_not_make_a_fork(
     children: Children,
     books: type[Books],
@@ -191,6 +200,7 @@ def test_a_restore_that_was_cut_off_does_not_make_a_fork(
     config: Path,
     small: Callable[[], None],
     make_event: Callable[..., Event],
+    step: int,
 ) -> None:
     """
     Killed anywhere while it restores, a process leaves enough to know what is lost.
@@ -215,7 +225,7 @@ def test_a_restore_that_was_cut_off_does_not_make_a_fork(
         shutil.copytree(tmp_path / "known", config)
 
     for _ in killed_at_each_operation(
-        children, "restore", path, tmp_path, prepare, source=str(copy)
+        children, "restore", path, tmp_path, prepare, step=step, source=str(copy)
     ):
         restore(copy, path)
 
