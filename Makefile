@@ -4,9 +4,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 # What must be on the machine, as command=package. Installed only where missing.
-DEBIAN_PACKAGES := git=git python3=python3
+DEBIAN_PACKAGES := git=git python3=python3 cc=gcc
 # The same for modules that Debian splits from Python, as module=package.
 DEBIAN_MODULES := ensurepip=python3-venv
+# And for files: the tests that replay a power loss compile a small recorder.
+DEBIAN_FILES := /usr/include/stdio.h=libc6-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -22,6 +24,9 @@ system: ## Install the Debian packages that are missing (as root or with sudo)
 	done; \
 	for pair in $(DEBIAN_MODULES); do \
 		$(PYTHON) -c "import $${pair%%=*}" >/dev/null 2>&1 || missing="$$missing $${pair#*=}"; \
+	done; \
+	for pair in $(DEBIAN_FILES); do \
+		[ -e "$${pair%%=*}" ] || missing="$$missing $${pair#*=}"; \
 	done; \
 	[ -n "$$missing" ] || exit 0; \
 	echo "missing:$$missing"; \

@@ -29,7 +29,7 @@ LAYERS = {
     "the door": ["recorder"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
-    "the whole": ["importing", "trail", "backup", "testing"],
+    "the whole": ["importing", "creation", "trail", "backup", "testing"],
 }
 """Every module of the core in order: each may know those before it, none after it."""
 
@@ -37,6 +37,7 @@ ORDER = [name for layer in LAYERS.values() for name in layer]
 EDGES = {"stores", "sources", "sinks", "cli"}
 
 COMPOSITION = {
+    "creation": {"stores.sqlite"},
     "trail": {"stores.sqlite", "stores.sqlite_check", "sinks.directory"},
     "backup": {"stores.sqlite"},
     "importing": {"sources"},
@@ -44,7 +45,7 @@ COMPOSITION = {
 }
 """Where the core is put together with an edge, and which."""
 
-WITHIN_FUNCTIONS = {"trail", "backup"}
+WITHIN_FUNCTIONS = {"creation", "trail", "backup"}
 """Whoever opens a trail loads these, so they load their edges only when they need them."""
 
 FOREIGN = {"sqlite3", "socket", "socketserver", "ssl", "http", "urllib.request", "smtplib"}

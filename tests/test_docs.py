@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+MEASURED = DOCS / "performance.md"
+"""Its commands run for minutes: they measure, and show nothing that could be compared."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!-- (exit code|file|not run): (.*?) -->\n+\Z")
@@ -139,11 +141,14 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def pages_that_run() -> list[Path]:
+    """Return the pages that hold something to run."""
+    return [page for page in PAGES if page != MEASURED and any(blocks_of(page.read_text("utf-8")))]
+
+
+@pytest.mark.parametrize("page", pages_that_run(), ids=name_of)
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
     """Whoever copies an example from the docs gets what the docs say."""
-    if not any(blocks_of(page.read_text("utf-8"))):
-        return
     work = tmp_path / "work"
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "INDELIBLE_TRAIL"}
@@ -253,18 +258,6 @@ def test_every_level_of_a_verdict_is_documented() -> None:
     page = DOCS / "reference" / "verdicts-and-exit-codes.md"
 
     assert set() == documented(page, {f"`{level}`" for level in Level})
-
-
-def test_every_setting_is_documented() -> None:
-    """Each variable of the environment that Indelible reads stands in the reference."""
-    read = set[str]()
-    for module in (ROOT / "src").rglob("*.py"):
-        text = module.read_text("utf-8")
-        read |= set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', text))
-        read |= set(re.findall(r'^ENVIRONMENT = "(\w+)"', text, re.MULTILINE))
-
-    assert {"INDELIBLE_TRAIL", "XDG_CONFIG_HOME"} <= read
-    assert set() == documented(DOCS / "reference" / "python-api.md", read)
 
 
 def test_every_command_is_shown_at_work() -> None:

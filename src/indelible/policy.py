@@ -66,7 +66,7 @@ class Policy:
         """
         if stream is None:
             stream = next((rule.stream for rule in self.rules if rule.matches(event)), "user")
-        if stream not in self.streams:
+        if not isinstance(stream, str) or stream not in self.streams:
             known = ", ".join(self.streams)
             raise UnknownStream(f"stream: found {stream!r}, expected one of {known}")
         return stream

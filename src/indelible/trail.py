@@ -58,7 +58,6 @@ from indelible.pins import Pin, Pins
 from indelible.policy import CUSTODY, DEFAULT, Policy
 from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
-from indelible.store import Head
 from indelible.terms import fingerprint
 from indelible.verdict import Finding, Level, collecting
 from indelible.verify import Seen, verify_trail
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     from indelible.keys import Signer
     from indelible.note import VerifierKey
     from indelible.proof import Proof
-    from indelible.store import View
+    from indelible.store import Head, View
     from indelible.stores.sqlite import SqliteStore
     from indelible.verdict import Verdict
 
@@ -397,12 +396,13 @@ class Trail:
         """Hold ``trail.json`` against what the first entry of the custody stream says it was."""
         findings: list[Finding] = []
         with collecting(findings, CUSTODY, "trail.json"), self._reading() as view:
-            if not view.heads()[CUSTODY].size:
+            custody = view.heads().get(CUSTODY)
+            if custody is None or not custody.size:
                 raise Damaged("no custody entry says what it was when the trail was made")
             (first,) = query.items(view, CUSTODY, [0])
-            said, found = first.event.data, msgspec.structs.asdict(describe(self.path))
-            for name, value in found.items():
-                if first.event.action != "trail.create" or said.get(name) != value:
+            said = first.event.data if first.event.action == "trail.create" else None
+            for name, value in msgspec.structs.asdict(describe(self.path)).items():
+                if said is None or said.get(name) != value:
                     raise Damaged(f"{name}: found {value!r}, expected what custody entry 0 says")
         return findings[0] if findings else None
 
@@ -514,6 +514,8 @@ class Trail:
 
     def existing(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Return the sealed events of those *ids* that the trail holds, by id."""
+        if not ids:
+            return {}
         wanted = frozenset(map(fingerprint, ids))
         chosen, found = set(ids), {}
         times = [id_time(event_id) for event_id in ids]
@@ -629,9 +631,11 @@ class Trail:
         return self._keyring.signer_of(head)
 
     def _remember(self) -> None:
+        with self.store.read() as view:
+            heads = view.heads()
         # Somebody without a home directory still has an audit trail.
-        with suppress(OSError, Malformed), self.store.read() as view:
-            self.pins().remember(view.heads())
+        with suppress(OSError, Malformed):
+            self.pins().remember(heads)
 
     def after_fork_in_child(self) -> None:
         """Begin as a process of its own, which the custody stream has heard nothing of."""
@@ -673,9 +677,11 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     path = Path(path)
     if mode == "r":
         return Trail(path, policy=policy, check=False)
-    if not (path / "trail.json").exists() and (
-        not (path / "head.db").exists() or being_created(path)
-    ):
+    with system_errors(path):
+        missing = not (path / "trail.json").exists() and (
+            not (path / "head.db").exists() or being_created(path)
+        )
+    if missing:
         with suppress(AlreadyATrail):  # another process was faster
             Trail.create(path, origin=origin, policy=policy).close()
     return Trail(path, policy=policy, closing=closing)
