@@ -30,7 +30,7 @@ from indelible.errors import (
     NotATrail,
     NotFound,
     StoreError,
-    StoreFull,
+    StoreReadOnly,
     UnknownStream,
     UnsupportedFileSystem,
     UnsupportedVersion,
@@ -287,50 +287,146 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_wrong_permissions_are_named_and_break_nothing() -> None:
-    """A trail that may be read is read, one that may not is named; nothing is written to either."""
-    with TemporaryDirectory() as name:
-        root = Path(name)
-        root.chmod(0o755)
-        for trail in ("private", "readable", "keyless"):
-            with indelible.open(root / trail) as audit:
-                record(audit)
-                record(audit)
-        (root / "private").chmod(0o700)
-        (root / "readable").chmod(0o755)
-        for file in (root / "readable").rglob("*"):
+def ask_as_nobody(root: Path, *questions: str) -> dict[str, Any]:
+    """Open trails below *root* as a user without rights, and return what came of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(root), *questions],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "" == done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout)
+    return answers
+
+
+def let_read(path: Path) -> None:
+    """Let everybody read what is at *path*, but not its keys."""
+    for file in [path, *path.rglob("*")]:
+        if file.suffix != ".key":
             file.chmod(0o755 if file.is_dir() else 0o644)
-        for file in [root / "keyless", *(root / "keyless").rglob("*")]:
-            if "keys" not in file.parts:
-                os.chown(file, 65_534, 65_534)
-        before = {trail: content(root / trail) for trail in ("private", "readable")}
 
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", AS_NOBODY, name),
-                *("a:private", "r:private", "a:readable", "r:readable", "a:keyless", "a:new"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
-        assert "" == done.stderr
-        answers = json.loads(done.stdout)
-        assert "StoreReadOnly" == answers["a:private"][0]
-        assert "StoreReadOnly" == answers["r:private"][0]
-        assert name in answers["a:private"][1]
-        assert [2, "StoreReadOnly"] == answers["a:readable"][:2]
-        assert [2, "StoreReadOnly"] == answers["r:readable"][:2]
-        assert [2, "KeyUnavailable"] == answers["a:keyless"][:2]
-        assert "the signing key cannot be read: Permission denied" in answers["a:keyless"][2]
-        assert "StoreReadOnly" == answers["a:new"][0]
-        assert before == {trail: content(root / trail) for trail in before}
-        for trail in ("private", "readable"):
-            with indelible.open(root / trail) as audit:
-                assert audit.verify().passed
-                assert 2 == record(audit).index
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """Return a directory that others may look into, unlike those of pytest."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_wrong_permissions_are_named_and_break_nothing(shared: Path) -> None:
+    """A trail that may not be read or written is named, and nothing of it changes."""
+    for trail in ("private", "readable", "keyless"):
+        with indelible.open(shared / trail) as audit:
+            record(audit)
+            record(audit)
+    (shared / "private").chmod(0o700)
+    let_read(shared / "readable")
+    for file in [shared / "keyless", *(shared / "keyless").rglob("*")]:
+        if "keys" not in file.parts:
+            os.chown(file, 65_534, 65_534)
+    before = {trail: content(shared / trail) for trail in ("private", "readable")}
+
+    answers = ask_as_nobody(
+        shared, "a:private", "r:private", "a:readable", "r:readable", "a:keyless", "a:new"
+    )
+
+    for question in ("a:private", "r:private", "a:new"):
+        assert "StoreReadOnly" == answers[question][0]
+        assert str(shared) in answers[question][1]
+    for question in ("a:readable", "r:readable"):
+        assert "StoreReadOnly" == answers[question][0]
+        assert "can only read while the application runs, or a copy" in answers[question][1]
+    assert [2, "KeyUnavailable"] == answers["a:keyless"][:2]
+    assert "the signing key cannot be read: Permission denied" in answers["a:keyless"][2]
+    assert before == {trail: content(shared / trail) for trail in before}
+    for trail in ("private", "readable"):
+        with indelible.open(shared / trail) as audit:
+            assert audit.verify().passed
+            assert 2 == record(audit).index
+
+
+def test_whoever_may_only_read_reads_while_the_application_records(shared: Path) -> None:
+    """An auditor without the right to write sees what is recorded, and changes nothing."""
+    with indelible.open(shared / "audit") as audit:
+        record(audit)
+        record(audit)
+        let_read(shared / "audit")
+
+        answers = ask_as_nobody(shared, "a:audit", "r:audit")
+
+        assert [2, "StoreReadOnly"] == answers["a:audit"][:2]
+        assert [2, "StoreReadOnly"] == answers["r:audit"][:2]
+        assert 2 == record(audit).index
+        assert audit.verify().passed
+
+
+def mounted(disk: Path, size: str) -> Iterator[Path]:
+    """Yield a file system of its own at *disk*."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() != 0 or mount is None or umount is None:
+        pytest.skip("only root may mount; tests/crash has failing writes all the same")
+    disk.mkdir()
+    command = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("nothing may be mounted here; tests/crash has failing writes all the same")
+    yield disk
+    subprocess.run([umount, str(disk)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    """Change the *options* of the file system at *disk*."""
+    subprocess.run(
+        [str(shutil.which("mount")), "-o", f"remount,{options}", str(disk)], check=True
+    )
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of eight megabytes."""
+    yield from mounted(tmp_path / "disk", "8m")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 64 kilobytes, which is too small for a trail."""
+    yield from mounted(tmp_path / "disk", "64k")
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_a_medium_that_is_only_read_is_verified(disk: Path, mode: Any) -> None:
+    """Evidence on a disc or a snapshot is read and verified where it is; writing is refused."""
+    with indelible.open(disk / "audit") as audit:
+        receipt = record(audit)
+    remount(disk, "ro")
+
+    with indelible.open(disk / "audit", mode=mode) as audit:
+        assert 0 == audit.get(receipt.id).index
+        assert audit.verify(deep=True).passed
+        with pytest.raises(StoreReadOnly, match="Read-only file system"):
+            record(audit)
+        with pytest.raises(StoreReadOnly, match="Read-only file system"):
+            audit.rotate_key()
+
+    remount(disk, "rw")
+    with indelible.open(disk / "audit") as audit:
+        assert 1 == record(audit).index
+
+
+def test_a_trail_that_does_not_fit_is_not_half_made(full_disk: Path) -> None:
+    """Making a trail on a full disk says so, and it is made whole once there is room."""
+    with pytest.raises(StoreError, match="full|No space"):
+        indelible.open(full_disk / "audit")
+    with pytest.raises(NotATrail):
+        indelible.open(full_disk / "audit", mode="r")
+
+    remount(full_disk, "size=4m")
+    with indelible.open(full_disk / "audit") as made:
+        assert 0 == record(made).index
+        assert made.verify().passed
 
 
 # ---- Keys ----
@@ -562,37 +658,6 @@ def test_a_local_file_system_is_taken(path: str, mounts: str) -> None:
     check_file_system(Path(path), mounts)
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kilobytes, which is too small for a trail."""
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if os.geteuid() != 0 or mount is None or umount is None:
-        pytest.skip("only root may mount; tests/crash has failing writes all the same")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("nothing may be mounted here; tests/crash has failing writes all the same")
-    yield disk
-    subprocess.run([umount, str(disk)], check=True)
-
-
-def test_a_trail_that_does_not_fit_is_not_half_made(full_disk: Path) -> None:
-    """Making a trail on a full disk says so, and is made whole once there is room."""
-    audit = full_disk / "audit"
-
-    with pytest.raises(StoreError, match="full|No space"):
-        indelible.open(audit)
-    with pytest.raises(NotATrail):
-        indelible.open(audit, mode="r")
-
-    mount = shutil.which("mount")
-    subprocess.run([str(mount), "-o", "remount,size=4m", str(full_disk)], check=True)
-    with indelible.open(audit) as made:
-        assert 0 == record(made).index
-        assert made.verify().passed
-
-
 # ---- Other arguments ----
 
 
@@ -649,8 +714,3 @@ def test_changes_may_be_given_as_they_are(path: Path) -> None:
         assert {"a": Change(1, 2), "b": Change(new="\u2028 \x01 💥")} == audit.get(
             receipt.id
         ).event.changes
-
-
-def test_a_full_store_is_told_from_one_that_failed() -> None:
-    """Whoever may free space is told that this is what is missing."""
-    assert issubclass(StoreFull, StoreError)

@@ -72,7 +72,7 @@ def create(path: Path, *, origin: str | None, keys: Path | None, policy: Policy)
             f"origin: found {origin!r}, expected a URL without scheme, spaces and '+'"
         )
     with system_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _creating(path) as marker:
             _make(path, marker, origin, keys, policy)
 

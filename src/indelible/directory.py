@@ -31,7 +31,7 @@ from indelible.tiles import (
     tiles_of,
 )
 from indelible.verdict import Finding, Level, LogVerdict, Verdict, collecting, limits
-from indelible.verify import Tree, verify_known, verify_rotations, verify_times
+from indelible.verify import Tree, first_of, verify_known, verify_rotations, verify_times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,7 +91,8 @@ def verify_directory(
             raise Damaged(f"signed is {checkpoint.root.hex()}, but the entries have {root.hex()}")
     with collecting(findings, log, "checkpoint"):
         if key is not None:
-            signer = verify_rotations(tree, log, key, _rotations(directory))
+            notes = list(_rotations(directory))
+            signer = verify_rotations(tree, log, first_of(key, notes), notes)
             Checkpoint.open(note, [signer])
     for seen in known:
         with collecting(findings, log, seen.where):

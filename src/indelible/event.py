@@ -73,7 +73,8 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     on_behalf_of: Actor | None = None
 
     def __post_init__(self) -> None:
-        if type(self.type) is not str or self.type not in _ACTOR_TYPES:
+        kind: object = self.type  # a caller may not have checked its types
+        if type(kind) is not str or kind not in _ACTOR_TYPES:
             raise InvalidEvent("actor.type", self.type, f"one of {', '.join(get_args(ActorType))}")
         if self.id is not None or self.type in ("user", "service"):
             check_text("actor.id", self.id, _MAX_ID)
@@ -316,8 +317,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidEvent("approval", self.approval, "an Approval")
         if self.source is not None and type(self.source) is not Source:
             raise InvalidEvent("source", self.source, "a Source")
-        if self.kind is not None and (type(self.kind) is not str or self.kind not in _KINDS):
-            raise InvalidEvent("kind", self.kind, f"one of {', '.join(get_args(Kind))}")
+        kind: object = self.kind
+        if kind is not None and (type(kind) is not str or kind not in _KINDS):
+            raise InvalidEvent("kind", kind, f"one of {', '.join(get_args(Kind))}")
         if self.schema is not None:
             check_text("schema", self.schema, _MAX_NAME)
         if self.reason is not None:
@@ -354,7 +356,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             outcome=parse_outcome(outcome),
             actor=who,
             reason=reason,
-            **fields,
+            **_typed(fields),
         )
 
     @classmethod
@@ -382,7 +384,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             actor=actor if isinstance(actor, Actor) else Actor.parse(actor),
             resource=what,
             changes=parse_changes(changes),
-            **fields,
+            **_typed(fields),
         )
 
     @classmethod
@@ -418,7 +420,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 role: Change(old=role in lost, new=role in gained)
                 for role in dict.fromkeys(lost + gained)
             },
-            **fields,
+            **_typed(fields),
         )
 
     @classmethod
@@ -447,8 +449,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             resource=resource if isinstance(resource, Resource) else Resource.parse(resource),
             rationale=parse_rationale(rationale),
             changes=None if changes is None else parse_changes(changes),
-            **fields,
+            **_typed(fields),
         )
+
+
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Let texts stand for a rationale, a client's address and a trace id."""
+    if isinstance(text := fields.get("rationale"), str):
+        fields["rationale"] = Rationale(text=text)
+    if isinstance(text := fields.get("client"), str):
+        fields["client"] = Client(ip=text)
+    if isinstance(text := fields.get("trace"), str):
+        fields["trace"] = Trace(trace_id=text)
+    return fields
 
 
 def uuid7(unix_ns: int, randomness: bytes) -> str:

@@ -66,9 +66,10 @@ class Policy:
         """
         if stream is None:
             stream = next((rule.stream for rule in self.rules if rule.matches(event)), "user")
-        if not isinstance(stream, str) or stream not in self.streams:
+        found: object = stream  # a caller may not have checked its types
+        if type(found) is not str or found not in self.streams:
             known = ", ".join(self.streams)
-            raise UnknownStream(f"stream: found {stream!r}, expected one of {known}")
+            raise UnknownStream(f"stream: found {found!r}, expected one of {known}")
         return stream
 
 

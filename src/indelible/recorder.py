@@ -286,6 +286,7 @@ class Recorder:
             if fields:
                 field = min(fields)
                 raise InvalidEvent(field, fields[field], "no fields beside a whole Event")
+            event = complete(event)
         else:
             event = build(event, **fields)
         return seal(event), self._route(event, stream)
@@ -324,6 +325,21 @@ class Recorder:
             leaf_hash=placed.leaves[0],
             state=State.KEPT,
         )
+
+
+def complete(event: Event) -> Event:
+    """
+    Return *event* with what it does not say filled from the context.
+
+    An event that names its actor keeps it.
+    """
+    around = current()
+    missing = {
+        field: value
+        for field in around.__struct_fields__
+        if (value := getattr(around, field)) is not None and getattr(event, field) is None
+    }
+    return msgspec.structs.replace(event, **missing) if missing else event
 
 
 def _set(done: asyncio.Future[None]) -> None:

@@ -60,7 +60,7 @@ from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
 from indelible.terms import fingerprint
 from indelible.verdict import Finding, Level, collecting
-from indelible.verify import Seen, verify_trail
+from indelible.verify import Seen, first_of, verify_trail
 from indelible.writer import Pending, Writer
 
 if TYPE_CHECKING:
@@ -415,7 +415,8 @@ class Trail:
                 raise CallerError(
                     f"key: is of {key.name}, expected one of {', '.join(sorted(logs))}"
                 )
-            trusted[logs[key.name]] = key
+            with self._reading() as view:
+                trusted[logs[key.name]] = first_of(key, view.rotations(logs[key.name]))
         return trusted
 
     def _logs_by_origin(self) -> dict[str, str]:

@@ -109,8 +109,8 @@ class Verdict:
 
     @property
     def reaches(self) -> tuple[str, ...]:
-        """Up to where the verdict holds, in a sentence for each log."""
-        return tuple(map(_reach, self.logs))
+        """Up to where the verdict holds, in a sentence for each log that nothing was found in."""
+        return tuple(_reach(log) for log in self.logs if log.level is not Level.TAMPERED)
 
     def require(self) -> None:
         """
@@ -148,25 +148,26 @@ class _Collecting:
 
 def limits(logs: Sequence[LogVerdict], unchecked: Iterable[str] = ()) -> tuple[str, ...]:
     """Say what a verdict over *logs* does not show, besides what was left *unchecked*."""
-    said = []
+    said: dict[str, list[str]] = {}
     for log in logs:
         if log.size == 0:
-            said.append(f"{log.log}: that it was always empty; nothing was ever signed of it")
+            what = "that it was always empty; nothing was ever signed of it"
         elif log.level is Level.UNAUTHENTICATED:
-            said.append(f"{log.log}: who signed it; no key was pinned or given")
+            what = "who signed it; no key was pinned or given"
         elif log.level in PASSING and log.anchored < log.size:
             since = f"from {log.anchored} on " if log.anchored else ""
-            said.append(
-                f"{log.log}: that its entries {since}are the first ones; whoever holds the key"
-                " could have rewritten what no checkpoint had left the machine for"
+            what = (
+                f"that its entries {since}are the first ones; whoever holds the key could"
+                " have rewritten what no checkpoint had left the machine for"
             )
-    return (*said, *unchecked)
+        else:
+            continue
+        said.setdefault(what, []).append(log.log)
+    return (*(f"{', '.join(names)}: {what}" for what, names in said.items()), *unchecked)
 
 
 def _reach(log: LogVerdict) -> str:
+    entries = f"{log.size} {'entry' if log.size == 1 else 'entries'}"
     if log.root is None or log.recorded_at is None:
-        return f"{log.log}: {log.size} entries"
-    return (
-        f"{log.log}: {log.size} entries up to {time_to_text(log.recorded_at)},"
-        f" root {log.root.hex()}"
-    )
+        return f"{log.log}: {entries}"
+    return f"{log.log}: {entries} up to {time_to_text(log.recorded_at)}, root {log.root.hex()}"

@@ -177,6 +177,8 @@ class Loss:
     last: int
 
     def __str__(self) -> str:
+        if self.last - self.first == 1:
+            return f"{self.log}: entry {self.first} is not in the restored copy"
         return f"{self.log}: entries {self.first} to {self.last - 1} are not in the restored copy"
 
 
@@ -473,6 +475,24 @@ def verify_known(tree: Tree, known: Known) -> None:
         )
 
 
+def first_of(key: VerifierKey, rotations: Sequence[bytes]) -> VerifierKey:
+    """
+    Return the key that the log began with, if *key* is of the chain of *rotations*.
+
+    Whoever trusts any key of a chain can start at its first one: each rotation is
+    signed by both of its keys, so a later key vouches for those before it, and
+    `verify_rotations` checks every signature. Else *key* itself is returned, which
+    will then have signed nothing.
+
+    Raises:
+        Malformed: A note is no rotation.
+    """
+    chain = [Rotation.from_text(Note.from_bytes(note).text) for note in rotations]
+    if any(key in (rotation.old, rotation.new) for rotation in chain):
+        return chain[0].old
+    return key
+
+
 def verify_rotations(
     tree: Tree, origin: str, key: VerifierKey, rotations: Iterable[bytes]
 ) -> VerifierKey:
@@ -703,7 +723,7 @@ def verify_trail(
             verdicts,
             unchecked=[] if not closed or (deep and check) else [_INDEXES_UNCHECKED],
         ),
-        losses=tuple(losses),
+        losses=tuple(dict.fromkeys(losses)),
     )
 
 

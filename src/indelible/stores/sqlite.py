@@ -118,7 +118,8 @@ class SqliteStore:
         self._segment_files = _SegmentFiles(path)
         self._segments: dict[str, list[Segment]] = {}
         self._mark = Mark(path / "mark")
-        _stores.add(self)
+        with _opening:
+            _stores.add(self)
         if create:
             with self._writing:
                 self._create()
@@ -211,6 +212,9 @@ class SqliteStore:
 
     def _create(self) -> None:
         with translated():
+            # Before SQLite does, which would let others read; what it puts beside the
+            # head has the head's permissions.
+            os.close(os.open(self.path / "head.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = connect(self.path / "head.db")
             try:
                 connection.execute("BEGIN EXCLUSIVE")
@@ -221,7 +225,7 @@ class SqliteStore:
                 connection.execute("COMMIT")
             finally:
                 connection.close()
-        (self.path / "segments").mkdir(exist_ok=True)
+        (self.path / "segments").mkdir(mode=0o700, exist_ok=True)
         sync_directory(self.path)
 
     @contextmanager
@@ -579,7 +583,9 @@ class _View:
         if level < TILES_LEVEL:
             first = index << level
             return subtree_root(self.leaves(log, first, first + (1 << level)))
-        if level <= SEGMENTS_LEVEL:
+        # A closed segment's own root stands in the manifest: its file may be damaged or
+        # gone, and what lies outside of it is recorded and proven all the same.
+        if level < SEGMENTS_LEVEL:
             per_segment = SEGMENTS_LEVEL - TILES_LEVEL
             first = index << (level - TILES_LEVEL)
             roots = self._roots_of_tiles(log, first >> per_segment)
@@ -1116,11 +1122,14 @@ def _try_lock(path: Path) -> Iterator[bool]:
 
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
 _forking: list[SqliteStore] = []
+_opening = threading.Lock()
 _held: set[int] = set()
 """Files of locks. A process that is forked shares the lock, and would keep it for life."""
 
 
 def _before_fork() -> None:
+    # A store that another thread opened meanwhile would use SQLite in the middle of it.
+    _opening.acquire()
     _forking[:] = list(_stores)
     for store in _forking:
         store.before_fork()
@@ -1129,6 +1138,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _forking:
         _forking.pop().after_fork()
+    _opening.release()
 
 
 def _after_fork_in_child() -> None:

@@ -7,6 +7,7 @@ SQLite fails.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -37,7 +38,10 @@ def schema(name: str) -> list[str]:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Connect to a head, so that what is committed survives a crash of the machine."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    name = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if _is_frozen(path) else str(path)
+    connection = sqlite3.connect(
+        name, isolation_level=None, check_same_thread=False, timeout=30, uri=name != str(path)
+    )
     try:
         with suppress(sqlite3.OperationalError):  # a directory that may only be read
             connection.execute("PRAGMA journal_mode=WAL")
@@ -49,6 +53,18 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _is_frozen(path: Path) -> bool:
+    """
+    Tell whether nobody can write the head at *path*, which holds everything by itself.
+
+    Then SQLite may read it without the locks and the shared memory that it could not
+    make on a medium that is only read.
+    """
+    read_only = bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    wal = path.with_name(f"{path.name}-wal")
+    return read_only and not (wal.exists() and wal.stat().st_size)
 
 
 @contextmanager
@@ -76,6 +92,8 @@ def store_error(error: sqlite3.Error) -> IndelibleError:
     text = f"store: {error} ({name or type(error).__name__})"
     if name == "SQLITE_FULL":
         return StoreFull(text)
+    if name == "SQLITE_READONLY_DIRECTORY":
+        text += "; whoever may not write there can only read while the application runs, or a copy"
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
         return StoreReadOnly(text)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
