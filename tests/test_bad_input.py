@@ -496,8 +496,8 @@ BAD = {
     "an integer of 5,000 digits": {"data": {"amount": 10**5_000}},
     "deep nesting": {"data": {"a": nested(64)}},
     "nesting deeper than Python's own": {"data": {"a": nested(5_000)}},
-    "a naive time": {"occurred_at": datetime(2026, 11, 24)},  # noqa: DTZ001
-    "a naive time within": {"data": {"at": datetime(2026, 11, 24)}},  # noqa: DTZ001
+    "a naive time": {"occurred_at": datetime(2026, 11, 24)},
+    "a naive time within": {"data": {"at": datetime(2026, 11, 24)}},
     "the year 10000": {
         "occurred_at": datetime.fromisoformat("9999-12-31T23:59:59-01:00"),
     },

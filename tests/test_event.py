@@ -450,7 +450,7 @@ def test_an_id_has_one_form(text: object) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    [datetime(2026, 11, 24), datetime(2026, 11, 24, tzinfo=Nowhere())],  # noqa: DTZ001
+    [datetime(2026, 11, 24), datetime(2026, 11, 24, tzinfo=Nowhere())],
     ids=["no zone", "a zone without offset"],
 )
 @pytest.mark.parametrize("field", ["occurred_at", "data"])
@@ -473,8 +473,8 @@ def test_a_time_is_a_datetime(moment: object) -> None:
 
 @given(
     st.datetimes(
-        min_value=datetime(2, 1, 1),  # noqa: DTZ001
-        max_value=datetime(9998, 12, 31),  # noqa: DTZ001
+        min_value=datetime(2, 1, 1),
+        max_value=datetime(9998, 12, 31),
         timezones=st.integers(-1439, 1439).map(lambda m: timezone(timedelta(minutes=m))),
     )
 )

@@ -25,7 +25,7 @@ class Answer:
     stderr: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - whatever a command prints
+    def json(self) -> Any:
         """The one JSON document that stdout holds, whole."""
         return msgspec.json.decode(self.stdout)
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import indelible
 import indelible.backup
-import indelible.stores.sqlite  # noqa: F401 - loaded before the fork
-import indelible.verify  # noqa: F401 - loaded before the fork
+import indelible.stores.sqlite
+import indelible.verify
 from indelible.event import Actor, Event, Outcome, Resource
 
 if TYPE_CHECKING:
@@ -50,10 +50,16 @@ def event(generator: random.Random) -> Event:
 def create(path: Path, ack: Ack, **_: Any) -> None:
     """Make the trail and record in it."""
     with indelible.open(path) as trail:
-        record_one(trail, ack, Event(
-            action="order.ship", outcome=Outcome.SUCCESS, actor=Actor.parse("user:a"),
-            resource=Resource.parse("order:1"),
-        ))
+        record_one(
+            trail,
+            ack,
+            Event(
+                action="order.ship",
+                outcome=Outcome.SUCCESS,
+                actor=Actor.parse("user:a"),
+                resource=Resource.parse("order:1"),
+            ),
+        )
 
 
 def record_one(trail: indelible.Trail, ack: Ack, one: Event) -> None:
@@ -88,10 +94,16 @@ def load(path: Path, ack: Ack, *, seed: int, threads: int = 4, turns: int = 1_00
 def settle(path: Path, ack: Ack, **_: Any) -> None:
     """Complete a segment and close it."""
     with indelible.open(path) as trail:
-        record_one(trail, ack, Event(
-            action="order.ship", outcome=Outcome.SUCCESS, actor=Actor.parse("user:a"),
-            resource=Resource.parse("order:1"),
-        ))
+        record_one(
+            trail,
+            ack,
+            Event(
+                action="order.ship",
+                outcome=Outcome.SUCCESS,
+                actor=Actor.parse("user:a"),
+                resource=Resource.parse("order:1"),
+            ),
+        )
         trail.settle()
         ack(settled=True)
 
@@ -102,10 +114,16 @@ def rotate(path: Path, ack: Ack, **_: Any) -> None:
         for stream in ("user", "custody", "user"):
             key = trail.rotate_key(stream)
             ack(key=key.to_text())
-            record_one(trail, ack, Event(
-                action="order.ship", outcome=Outcome.SUCCESS, actor=Actor.parse("user:a"),
-                resource=Resource.parse("order:1"),
-            ))
+            record_one(
+                trail,
+                ack,
+                Event(
+                    action="order.ship",
+                    outcome=Outcome.SUCCESS,
+                    actor=Actor.parse("user:a"),
+                    resource=Resource.parse("order:1"),
+                ),
+            )
 
 
 def backup(path: Path, ack: Ack, *, target: str, **_: Any) -> None:
@@ -119,9 +137,7 @@ def restore(path: Path, ack: Ack, *, source: str, **_: Any) -> None:
     ack(lost=indelible.backup.restore(source, path))
 
 
-def faulty_disk(
-    path: Path, ack: Ack, *, at: int, count: int, error: int, **_: Any
-) -> None:
+def faulty_disk(path: Path, ack: Ack, *, at: int, count: int, error: int, **_: Any) -> None:
     """Record while some operations of the disk fail, and say how each event ended."""
     recorder = ctypes.CDLL(os.environ["LD_PRELOAD"])
     generator = random.Random(at)
@@ -140,9 +156,9 @@ def faulty_disk(
         record_one(trail, ack, event(generator))
 
 
-WORK = {work.__name__: work for work in (
-    create, load, settle, rotate, backup, restore, faulty_disk
-)}
+WORK = {
+    work.__name__: work for work in (create, load, settle, rotate, backup, restore, faulty_disk)
+}
 
 
 class Careless(sqlite3.Connection):
@@ -221,7 +237,7 @@ def one_child(task: dict[str, Any]) -> dict[str, Any]:
 def serve() -> None:
     """Answer one line with one line."""
     for line in sys.stdin:
-        print(json.dumps(one_child(json.loads(line))), flush=True)  # noqa: T201
+        print(json.dumps(one_child(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.crash.conftest import Books, Children
-
     from indelible.event import Event
     from indelible.keys import Signer
     from indelible.store import Head, Store
+    from tests.crash.conftest import Books, Children
 
 LOST, UNDONE, FINE = True, False, None
 

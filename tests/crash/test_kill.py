@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.crash.conftest import Books, Children
-
     from indelible.event import Event
+    from tests.crash.conftest import Books, Children
 
 KILLED = -signal.SIGKILL
 KILLS = 24
@@ -122,7 +121,9 @@ def test_a_trail_whose_making_was_cut_off_is_made_by_the_next(
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
 
-    for said in killed_at_each_operation(children, "create", base / "a" / "trail", base, prepare, step=step):
+    for said in killed_at_each_operation(
+        children, "create", base / "a" / "trail", base, prepare, step=step
+    ):
         with indelible.open(base / "a" / "trail") as trail:
             trail.record("order.ship", resource="order:2")
             books(trail).hold(said)
@@ -235,9 +236,7 @@ def test_a_restore_that_was_cut_off_does_not_make_a_fork(
             successor = restored.search("action:log.succeed")
             restored.verify().require()
         assert 20 == found.sizes["user"]
-        named = [
-            msgspec.convert(item.event.data, dict[str, Any]) for item in successor.items
-        ]
+        named = [msgspec.convert(item.event.data, dict[str, Any]) for item in successor.items]
         assert 27 in {known["known"]["size"] for known in named if known["predecessor"] == "user"}
         moved = [*tmp_path.glob("trail.replaced-*")]
         assert moved
@@ -272,7 +271,10 @@ def test_a_segment_whose_closing_was_cut_off_is_closed_again(
     assert 0 == status
     total = said[-1]["operations"]
     # Most operations write the file; the few that matter most come before the end.
-    moments = {*generator.sample(range(1, total - 40), 4), *generator.sample(range(total - 40, total), 6)}
+    moments = {
+        *generator.sample(range(1, total - 40), 4),
+        *generator.sample(range(total - 40, total), 6),
+    }
 
     for moment in sorted(moments):
         said, status = run(moment)

@@ -36,9 +36,8 @@ from indelible.segment import SEGMENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tests.crash.conftest import Books
-
     from indelible.event import Event
+    from tests.crash.conftest import Books
 
 SECTOR = 512
 Mode = Literal["lost", "kept", "some"]
@@ -155,8 +154,10 @@ class Disk:
                 self._settle(lambda pending: bool({pending.one, pending.two} & {*created}))
             case "D":
                 self._settle(
-                    lambda pending: operation.one
-                    in {path.rpartition("/")[0] for path in (pending.one, pending.two) if path}
+                    lambda pending: (
+                        operation.one
+                        in {path.rpartition("/")[0] for path in (pending.one, pending.two) if path}
+                    )
                 )
             case kind:
                 file = None
@@ -181,7 +182,9 @@ class Disk:
                 names.apply(operation, file)
         for path in sorted(names.directories - {""}):
             if all(
-                str(parent) in names.directories for parent in Path(path).parents if parent != Path("/")
+                str(parent) in names.directories
+                for parent in Path(path).parents
+                if parent != Path("/")
             ):
                 (target / path[1:]).mkdir(exist_ok=True)
         for path, file in names.reachable():
@@ -205,9 +208,7 @@ def operations(log: Path) -> list[Operation]:
         for length in lengths:
             parts.append(bytes(data[at : at + length]))
             at += length
-        found.append(
-            Operation(kind, inode, offset, parts[0].decode(), parts[1].decode(), parts[2])
-        )
+        found.append(Operation(kind, inode, offset, parts[0].decode(), parts[1].decode(), parts[2]))
     return found
 
 
@@ -269,7 +270,7 @@ def recorded(tmp_path: Path, recorder: Path) -> Recorded:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A place to put what survived; in memory, where there is such a place."""
-    memory = Path("/dev/shm")  # noqa: S108 - only a temporary directory in it
+    memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
         yield Path(path)
 
@@ -356,9 +357,7 @@ def test_a_store_that_does_not_sync_would_be_caught(
     run = recorded.run("load", seed=1, threads=1, turns=3, unsafe=True)
 
     moments = [
-        number + 1
-        for number, operation in enumerate(run.operations)
-        if operation.inode == run.acks
+        number + 1 for number, operation in enumerate(run.operations) if operation.inode == run.acks
     ]
     found = list(losses(run, moments, scratch, books, modes=["lost"]))
 
@@ -398,7 +397,5 @@ def test_segments_survive_a_loss_of_power(
 
     generator = random.Random(2)
     moments = run.moments(generator, 0)
-    found = list(
-        losses(run, moments, scratch, books, since=sizes, seed=2, modes=("lost", "some"))
-    )
+    found = list(losses(run, moments, scratch, books, since=sizes, seed=2, modes=("lost", "some")))
     assert [] == found

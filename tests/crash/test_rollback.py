@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.crash.conftest import Books
-
     from indelible.event import Event
+    from tests.crash.conftest import Books
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_an_emptied_log_is_found(path: Path, log: str) -> None:
     with indelible.open(path) as trail:
         store = trail.store
         with store.write() as transaction:
-            connection = transaction._connection  # noqa: SLF001 - what an attacker has
+            connection = transaction._connection
             (number,) = connection.execute(
                 "SELECT number FROM log WHERE name = ?", (log,)
             ).fetchone()
@@ -115,8 +114,7 @@ def test_an_emptied_log_is_found(path: Path, log: str) -> None:
             connection.execute(
                 "UPDATE log SET size = 0, edge = x'', checkpoint = x'' WHERE number = ?", (number,)
             )
-            transaction._heads = dict(transaction.heads())  # noqa: SLF001
-        trail._custody.started = False  # noqa: SLF001 - so that closing writes nothing more
+        trail._custody.started = False
 
     with pytest.raises(Rollback, match=f"log {log}: holds 0 entries"):
         indelible.open(path)
@@ -223,7 +221,11 @@ def test_a_backup_while_others_write_is_one_moment(
             assert sizes == copied.sizes
             assert before.index is not None
             assert before.leaf_hash == copied.leaves["user"][before.index]
-            assert all(found.leaves[log][n] == leaf for log in sizes for n, leaf in copied.leaves[log].items())
+            assert all(
+                found.leaves[log][n] == leaf
+                for log in sizes
+                for n, leaf in copied.leaves[log].items()
+            )
 
 
 def test_a_complete_copy_simply_opens(path: Path, tmp_path: Path, books: type[Books]) -> None:
@@ -280,9 +282,7 @@ def test_an_older_copy_goes_on_only_as_a_successor(
         trail.verify().require()
 
 
-def test_a_copy_without_pins_and_mark_is_told_what_is_known(
-    path: Path, tmp_path: Path
-) -> None:
+def test_a_copy_without_pins_and_mark_is_told_what_is_known(path: Path, tmp_path: Path) -> None:
     """On a new machine, a checkpoint that somebody kept decides whether the copy may go on."""
     with indelible.open(path) as trail:
         trail.backup(tmp_path / "copy")

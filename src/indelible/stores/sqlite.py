@@ -269,7 +269,7 @@ class SqliteStore:
         fresh = [
             segment_from_row(log, row)
             for row in connection.execute(
-                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"  # noqa: S608
+                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"
                 " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
                 (key_of(number, len(known)), key_of(number + 1, 0)),
             )
@@ -383,7 +383,7 @@ class _Transaction:
         for table, width in (("tile", TILE), ("block", BLOCK)):
             first = segment.first // width
             self._connection.execute(
-                f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
+                f"DELETE FROM {table} WHERE key >= ? AND key < ?",
                 (key_of(number, first), key_of(number, first + SEGMENT // width)),
             )
 
@@ -398,7 +398,7 @@ class _Transaction:
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
         keys = (key_of(number, first), key_of(number, first + TILE))
         rows = self._connection.execute(
-            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"  # noqa: S608
+            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"
             " WHERE key >= ? AND key < ? ORDER BY key",
             keys,
         ).fetchall()
@@ -470,6 +470,7 @@ class _View:
         self._store = store
         self._connection = connection
         self._numbers, self._heads = _read_heads(connection)
+        self._segments: dict[str, Sequence[Segment]] = {}
         self._tile_leaves: dict[tuple[str, int], bytes] = {}
         self._tile_roots: dict[tuple[str, int], list[bytes]] = {}
 
@@ -487,7 +488,13 @@ class _View:
         ]
 
     def segments(self, log: str) -> Sequence[Segment]:
-        return self._store._closed(self._connection, log, self._numbers[log])  # noqa: SLF001
+        closed = self._segments.get(log)
+        if closed is None:
+            closed = self._segments[log] = self._closed(log)
+        return closed
+
+    def _closed(self, log: str) -> Sequence[Segment]:
+        return self._store._closed(self._connection, log, self._numbers[log])
 
     def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
         bodies: dict[int, list[bytes]] = {}
@@ -624,7 +631,7 @@ class _View:
         number = self._numbers[log]
         for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
             for key, count, columns in self._connection.execute(
-                f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"  # noqa: S608
+                f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"
                 " AND id_time_least < ? AND id_time_most >= ?",
                 (key_of(number, 0), key_of(number + 1, 0), times[1], times[0]),
             ):
@@ -699,8 +706,8 @@ class _View:
     def _in_open_rows(
         self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
     ) -> Iterator[int]:
-        rows = self._open_rows(log, wanted, first, last)
-        for start, entries, columns in reversed(list(rows)) if newest_first else rows:
+        rows = self._open_rows(log, wanted, first, last, newest_first=newest_first)
+        for start, entries, columns in rows:
             self.work.tiles_read += 1
             places: Iterable[int] = range(entries)
             if wanted.id is not None:
@@ -717,16 +724,25 @@ class _View:
                     yield start + place
 
     def _open_rows(
-        self, log: str, wanted: Wanted | None = None, first: int = 0, last: int | None = None
+        self,
+        log: str,
+        wanted: Wanted | None = None,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        newest_first: bool = False,
     ) -> Iterator[tuple[int, int, bytes]]:
         """Yield index of the first entry, number of entries and columns of each open row."""
         number, last = self._numbers[log], self._heads[log].size if last is None else last
         within, values = _within(wanted or Wanted())
-        for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
+        tables = [("tile", str(TILE), TILE), ("tail", "entries", 1)]
+        order = "DESC" if newest_first else "ASC"
+        for table, entries, width in reversed(tables) if newest_first else tables:
             start = first // TILE * TILE // width
+            # A cursor, so that who needs only the newest reads only these.
             for key, count, columns in self._connection.execute(
-                f"SELECT key, {entries}, columns FROM {table}"  # noqa: S608
-                f" WHERE key >= ? AND key < ? {within} ORDER BY key",
+                f"SELECT key, {entries}, columns FROM {table}"
+                f" WHERE key >= ? AND key < ? {within} ORDER BY key {order}",
                 (key_of(number, start), key_of(number, -(-last // width)), *values),
             ):
                 yield row_of(key) * width, count, columns
@@ -832,7 +848,7 @@ class _View:
     @contextmanager
     def _open(self, segment: Segment) -> Iterator[sqlite3.Connection]:
         self.work.segments_opened += 1
-        files = self._store._segment_files  # noqa: SLF001 - a view is a part of its store
+        files = self._store._segment_files
         with files.opened(segment.log, segment.number) as file:
             try:
                 yield file
@@ -943,7 +959,7 @@ def check_file_system(path: Path, mounts: str | None = None) -> None:
     best, kind = "", ""
     for line in mounts.split("\n"):
         parts = line.split(" ")
-        if len(parts) < 3:  # noqa: PLR2004
+        if len(parts) < 3:
             continue
         point = parts[1].replace("\\040", " ")
         if target.is_relative_to(point) and len(point) >= len(best):
@@ -1037,7 +1053,7 @@ def _may_hold(segment: Segment, wanted: Wanted) -> bool:
 
 def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int]:
     within, values = _within(wanted)
-    query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"  # noqa: S608
+    query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"
     tiles = [row[0] for row in file.execute(query, values)]
     lists: list[Sequence[int]] = [_places_of_group(file, group) for group in wanted.groups]
     if wanted.id is not None:
@@ -1062,7 +1078,7 @@ def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int
 def _places_in_column(
     file: sqlite3.Connection, column: str, fingerprint: int, tiles: Iterable[int]
 ) -> list[int]:
-    query = f"SELECT {column} FROM tile WHERE number = ?"  # noqa: S608
+    query = f"SELECT {column} FROM tile WHERE number = ?"
     return [
         tile * TILE + place
         for tile in tiles

@@ -135,8 +135,17 @@ def segment_path(path: Path, log: str, number: int) -> Path:
 
 
 def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
-    """Return the segment that a row of the manifest describes; the spans stand last."""
-    key, root, file_hash, file_size, counts, filter_, *spans = row
+    """
+    Return the segment that a row of the manifest describes; the spans stand last.
+
+    Raises:
+        Damaged: Its counts cannot be read.
+    """
+    key, root, file_hash, file_size, packed, filter_, *spans = row
+    try:
+        counts = msgspec.msgpack.decode(packed, type=dict[int, tuple[int, int]])
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"segment {log}/{row_of(key):06d}: its counts: {error}") from error
     return Segment(
         log=log,
         number=row_of(key),
@@ -147,7 +156,7 @@ def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
         occurred=Span(*spans[2:4]),
         id_times=Span(*spans[4:6]),
         filter=filter_,
-        counts=msgspec.msgpack.decode(counts, type=dict[int, tuple[int, int]]),
+        counts=counts,
     )
 
 
