@@ -29,7 +29,7 @@ LAYERS = {
     "the door": ["recorder"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
-    "the whole": ["importing", "creation", "trail", "backup", "testing"],
+    "the whole": ["importing", "keyring", "creation", "trail", "backup", "testing"],
 }
 """Every module of the core in order: each may know those before it, none after it."""
 
@@ -115,7 +115,7 @@ def others(names: set[str]) -> set[str]:
 
 def edge_of(module: str) -> str | None:
     """Return the folder that *module* is in, if it is an edge."""
-    folder = module.split(".")[0]
+    folder = module.split(".", maxsplit=1)[0]
     return folder if folder in EDGES else None
 
 
@@ -295,7 +295,8 @@ def test_every_setting_is_documented() -> None:
         settings.update(re.findall(r"\bINDELIBLE_[A-Z_]+\b", text))
         settings.update(re.findall(r"environ(?:\.get)?[\[(]\"([A-Z_]+)\"", text))
     docs = "\n".join(
-        path.read_text("utf-8") for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+        path.read_text("utf-8")
+        for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
         if path.exists()
     )
 
@@ -324,7 +325,11 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
     ).stdout
     # Put together here, or this file would be the first that is found.
     registries = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "index" + "-url ="]
-    homes = [os.sep + "home" + os.sep + r"[a-z]", os.sep + "root" + os.sep, os.sep + "Users" + os.sep]
+    homes = [
+        os.sep + "home" + os.sep + r"[a-z]",
+        os.sep + "root" + os.sep,
+        os.sep + "Users" + os.sep,
+    ]
     private = re.compile("|".join([*map(re.escape, registries), *homes]).encode())
 
     found = [

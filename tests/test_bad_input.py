@@ -379,9 +379,7 @@ def mounted(disk: Path, size: str) -> Iterator[Path]:
 
 def remount(disk: Path, options: str) -> None:
     """Change the *options* of the file system at *disk*."""
-    subprocess.run(
-        [str(shutil.which("mount")), "-o", f"remount,{options}", str(disk)], check=True
-    )
+    subprocess.run([str(shutil.which("mount")), "-o", f"remount,{options}", str(disk)], check=True)
 
 
 @pytest.fixture
@@ -487,7 +485,9 @@ BAD = {
     "NUL in a key": {"data": {"a\0b": 1}},
     "a lone surrogate": {"actor": "user:\ud800"},
     "a lone surrogate in a value": {"changes": {"name": ("a", "\udc80")}},
-    "invalid UTF-8 as Python reads it": {"resource": b"file:\xff".decode("utf-8", "surrogateescape")},
+    "invalid UTF-8 as Python reads it": {
+        "resource": b"file:\xff".decode("utf-8", "surrogateescape")
+    },
     "bytes for a text": {"resource": b"file:1"},
     "NaN": {"data": {"amount": float("nan")}},
     "Infinity": {"changes": {"amount": (1.5, float("inf"))}},
@@ -524,7 +524,9 @@ def test_what_cannot_be_kept_is_refused_and_takes_no_place(path: Path) -> None:
         before = audit.checkpoint("user"), audit.stats()["entries"]
 
         for what, fields in BAD.items():
-            with pytest.raises(InvalidEvent, match=r"^[\x20-\x7e]+: found .+, expected .+") as raised:
+            with pytest.raises(
+                InvalidEvent, match=r"^[\x20-\x7e]+: found .+, expected .+"
+            ) as raised:
                 record(audit, **fields)
             assert len(str(raised.value)) < 300, what
 
@@ -661,7 +663,9 @@ def test_a_local_file_system_is_taken(path: str, mounts: str) -> None:
 # ---- Other arguments ----
 
 
-@pytest.mark.parametrize("origin", ["", "a b", "https://x.example/audit", "a+b", "/a", "a/", "a//b", "a\nb"])
+@pytest.mark.parametrize(
+    "origin", ["", "a b", "https://x.example/audit", "a+b", "/a", "a/", "a//b", "a\nb"]
+)
 def test_an_origin_that_cannot_be_signed_is_refused(tmp_path: Path, origin: str) -> None:
     """The name under which a trail is known fits into a checkpoint, or no trail is made."""
     with pytest.raises(CallerError, match="^origin: found "):

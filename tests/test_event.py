@@ -382,7 +382,8 @@ def test_an_administrator_always_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("approvers", "n", "distinct"), [(("a",), 1, True), (("a", "b"), 2, True), (("a", "a"), 2, False)]
+    ("approvers", "n", "distinct"),
+    [(("a",), 1, True), (("a", "b"), 2, True), (("a", "a"), 2, False)],
 )
 def test_an_approval_says_whether_its_approvers_were_different_people(
     approvers: tuple[str, ...], n: int, distinct: bool
@@ -397,7 +398,9 @@ def test_an_approval_says_whether_its_approvers_were_different_people(
 
 
 @given(
-    st.lists(st.integers(0, 2**47 * 1_000_000), min_size=2, max_size=2, unique_by=lambda n: n // 250),
+    st.lists(
+        st.integers(0, 2**47 * 1_000_000), min_size=2, max_size=2, unique_by=lambda n: n // 250
+    ),
     st.lists(st.binary(min_size=10, max_size=10), min_size=2, max_size=2),
 )
 def test_ids_are_uuids_that_sort_by_time(moments: list[int], randomness: list[bytes]) -> None:
@@ -421,7 +424,8 @@ def test_new_events_have_ids_in_the_order_they_are_made() -> None:
 
 def _asdict(made: Event, without: set[str]) -> dict[str, Any]:
     return {
-        name: value for name in made.__struct_fields__
+        name: value
+        for name in made.__struct_fields__
         if name not in without and (value := getattr(made, name)) is not None
     }
 
@@ -555,7 +559,9 @@ WRONG += [
 @pytest.mark.parametrize(("field", "fields"), WRONG)
 def test_a_wrong_event_cannot_be_built(field: str, fields: dict[str, Any]) -> None:
     """Whatever is wrong, the error names the field, what was found and what is expected."""
-    with pytest.raises(InvalidEvent, match=rf"^{re.escape(field)}: found .+, expected .+") as raised:
+    with pytest.raises(
+        InvalidEvent, match=rf"^{re.escape(field)}: found .+, expected .+"
+    ) as raised:
         event(**fields)
 
     assert field == raised.value.field
@@ -641,7 +647,9 @@ def test_an_error_cannot_forge_a_line_of_a_log() -> None:
     with pytest.raises(InvalidEvent) as raised:
         event(data={"a\nroot: logged in \ud800": float("nan")})
 
-    assert r"data.a\nroot: logged in \ud800: found nan, expected a finite number" == str(raised.value)
+    assert r"data.a\nroot: logged in \ud800: found nan, expected a finite number" == str(
+        raised.value
+    )
 
 
 def test_an_error_shows_the_beginning_of_a_long_value() -> None:

@@ -154,7 +154,9 @@ def test_another_log_of_the_same_size_is_a_rollback() -> None:
 
 def test_a_mark_holds_many_logs(path: Path) -> None:
     """Streams and successors have room in one mark."""
-    many = {f"user~{number}": replace(head("user", 2), log=f"user~{number}") for number in range(60)}
+    many = {
+        f"user~{number}": replace(head("user", 2), log=f"user~{number}") for number in range(60)
+    }
 
     Mark(path).write(many)
     Mark(path).write(many)

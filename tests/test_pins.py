@@ -106,8 +106,7 @@ def test_nothing_is_remembered_where_nothing_was_pinned(pins: Pins) -> None:
         b'{"logs":{}}',
         b'{"trail":"another","logs":{}}',
         b'{"trail":"T","logs":{"user":{"key":"none"}}}',
-        b'{"trail":"T","logs":{"user":{"key":"%b","size":1,"root":"?"}}}'
-        % USER.to_text().encode(),
+        b'{"trail":"T","logs":{"user":{"key":"%b","size":1,"root":"?"}}}' % USER.to_text().encode(),
         b'{"trail":"T","logs":{},"more":1}',
     ],
 )

@@ -101,9 +101,11 @@ def test_a_fingerprint_is_found_at_its_places_alone(
 ) -> None:
     """Bytes that only look like a fingerprint, across two of them, are none."""
     joined = b"".join(column)
-    wanted = data.draw(
-        st.sampled_from(column) if column else st.binary(min_size=4, max_size=4)
-    ) if data.draw(st.booleans()) or len(joined) < 8 else joined[1:5]
+    wanted = (
+        data.draw(st.sampled_from(column) if column else st.binary(min_size=4, max_size=4))
+        if data.draw(st.booleans()) or len(joined) < 8
+        else joined[1:5]
+    )
 
     expected = [place for place, each in enumerate(column) if each == wanted]
 
@@ -130,7 +132,9 @@ def test_columns_of_another_length_are_refused(made: list[Terms], change: int) -
 # ---- Blocks ----
 
 
-bodies = st.lists(st.binary(max_size=300).map(lambda data: data.replace(b"\n", b"")), max_size=BLOCK)
+bodies = st.lists(
+    st.binary(max_size=300).map(lambda data: data.replace(b"\n", b"")), max_size=BLOCK
+)
 
 
 @given(bodies.filter(bool))
@@ -246,9 +250,7 @@ def test_terms_of_few_values_are_counted() -> None:
     """Only fields with few values are counted beforehand, with the place of one entry each."""
     action, actor = term(Field.ACTION, "invoice.pay"), term(Field.ACTOR, "user:alice")
 
-    assert {action: (3, 2)} == Postings.few(
-        {action: array("H", [2, 5, 9]), actor: array("H", [2])}
-    )
+    assert {action: (3, 2)} == Postings.few({action: array("H", [2, 5, 9]), actor: array("H", [2])})
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from indelible.verdict import Level
 from indelible.verify import (
     Seen,
     Tree,
+    first_of,
     verify_known,
     verify_log,
     verify_segment,
@@ -1013,7 +1014,9 @@ def test_a_segment_that_custody_does_not_name_is_found(large: Path) -> None:
     wipe(large, "custody")
     with closing(SqliteStore(large)) as store:
         root = b64encode(bytes(32)).decode()
-        event = said("segment.close", log="user", number=7, root=root, file_hash="00", index_hash="00")
+        event = said(
+            "segment.close", log="user", number=7, root=root, file_hash="00", index_hash="00"
+        )
         record(store, "custody", [event])
 
     findings = found(verify(large))
@@ -1173,3 +1176,27 @@ def test_a_flipped_bit_in_a_segment_file_is_found(large: Path) -> None:
         with pytest.raises(Damaged, match="with SHA-256"):
             check_file(large, segment, deep=False)
         file.write_bytes(before)
+
+
+def test_any_key_of_a_chain_leads_to_the_first(small: Path) -> None:
+    """Whoever trusts today's key verifies the past it took over; a foreign key leads nowhere."""
+    old, new = KEYS["user"], SigningKey.from_seed(KEYS["user"].name, bytes([77] * 32))
+    foreign = SigningKey.from_seed(KEYS["user"].name, bytes([78] * 32))
+    with closing(SqliteStore(small)) as store:
+        with store.write() as tx:
+            head = tx.heads()["user"]
+            rotation = Rotation(
+                origin=head.origin,
+                old=old.verifier,
+                new=new.verifier,
+                size=head.size,
+                root=head.edge.root,
+            )
+            tx.rotate("user", rotation.sign(old, new).to_bytes(), sign(head, new))
+        with store.read() as view:
+            notes = view.rotations("user")
+
+    assert old.verifier == first_of(old.verifier, notes)
+    assert old.verifier == first_of(new.verifier, notes)
+    assert foreign.verifier == first_of(foreign.verifier, notes)
+    assert old.verifier == first_of(old.verifier, [])
