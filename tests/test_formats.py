@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
 
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indelible.checkpoint import Checkpoint, Rotation
+from indelible.entry import Entry, time_from_text, time_to_text
 from indelible.errors import Malformed
+from indelible.event import Actor, Approval, Change, Event, Outcome, Rationale, Resource, uuid7
 from indelible.keys import SigningKey
 from indelible.merkle import EMPTY_ROOT, Edge
 from indelible.note import (
@@ -25,6 +28,7 @@ from indelible.note import (
     parse_decimal,
 )
 from indelible.proof import Proof
+from indelible.seal import seal, unseal
 from indelible.tiles import decode_bundle, encode_bundle, entries_path, parse_path, tile_path
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ names = st.text(
 )
 numbers = st.integers(0, MAX_DECIMAL)
 sizes = st.integers(1, MAX_DECIMAL)
+times = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
+"""Microseconds since 1970 in the years 1 to 9999."""
 texts = st.text(
     st.characters(exclude_categories=("Cc", "Cs"), include_characters="\n"), max_size=60
 ).map("{}\n".format)
@@ -69,6 +75,41 @@ def rotations(draw: st.DrawFn) -> Rotation:
         size=draw(sizes),
         root=draw(hashes),
     )
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
+    max_leaves=4,
+)
+events = st.builds(
+    Event,
+    id=st.builds(uuid7, st.integers(0, 2**66), st.binary(min_size=10, max_size=10)),
+    occurred_at=st.datetimes(timezones=st.just(UTC)),
+    action=st.from_regex(r"[a-z0-9_]{1,8}(\.[a-z0-9_]{1,8}){0,2}", fullmatch=True),
+    outcome=st.sampled_from(Outcome),
+    reason=st.none() | names,
+    actor=st.builds(
+        Actor,
+        type=st.sampled_from(["user", "service", "system"]),
+        id=names,
+        roles=st.lists(names, max_size=2).map(tuple),
+    ),
+    resource=st.builds(Resource, type=st.just("invoice"), id=names),
+    changes=st.none() | st.dictionaries(names, st.builds(Change, values, values), max_size=2),
+    data=st.none() | st.dictionaries(names, values, max_size=2),
+    rationale=st.none() | st.builds(Rationale, text=names),
+    approval=st.none() | st.builds(Approval, n=st.integers(1, 2**64 - 1), distinct=st.booleans()),
+)
+
+
+def write_event(event: Event) -> bytes:
+    """Write the sealed bytes of *event*."""
+    return seal(event).event
 
 
 def write_path(tile: tuple[int | None, int, int]) -> str:
@@ -124,6 +165,19 @@ FORMATS = {
     ),
     "bundle": Format(
         st.lists(st.binary(max_size=300), min_size=1, max_size=5), encode_bundle, decode_bundle
+    ),
+    "time": Format(times, time_to_text, time_from_text),
+    "event": Format(events, write_event, unseal),
+    "entry": Format(
+        st.builds(
+            Entry,
+            index=numbers,
+            previous=hashes,
+            recorded_at=times,
+            event=events.map(write_event),
+        ),
+        Entry.to_bytes,
+        Entry.from_bytes,
     ),
 }
 """Every exact format; whoever adds one adds a line here."""

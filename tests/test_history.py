@@ -160,7 +160,7 @@ def test_a_history_is_of_one_resource(store: SqliteStore, resource: str) -> None
 def test_a_time_without_a_zone_is_refused(store: SqliteStore) -> None:
     """Nobody knows when it is."""
     with store.read() as view, pytest.raises(InvalidQuery, match="a datetime with a time zone"):
-        state(view, "invoice:INV-7", datetime(2026, 1, 1))
+        state(view, "invoice:INV-7", datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DENIED, Outcome.FAILURE, Outcome.UNKNOWN])

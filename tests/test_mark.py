@@ -97,7 +97,7 @@ def test_what_is_no_mark_is_damaged(tmp_path_factory: pytest.TempPathFactory, da
     path = tmp_path_factory.mktemp("mark") / "mark"
     path.write_bytes(data)
 
-    with pytest.raises(Damaged, match="^mark: holds no whole high-water mark"):
+    with pytest.raises(Damaged, match=r"^mark: holds no whole high-water mark"):
         Mark(path).read()
 
 
@@ -136,19 +136,19 @@ def test_a_log_that_has_grown_fits_its_mark(user: int) -> None:
 
 def test_a_log_that_is_smaller_than_its_mark_is_a_rollback() -> None:
     """An older copy in the place of the trail is noticed."""
-    with pytest.raises(Rollback, match="^log user: holds 4 entries, but 5 were signed"):
+    with pytest.raises(Rollback, match=r"^log user: holds 4 entries, but 5 were signed"):
         check(known(user=5), heads(user=4), root_at)
 
 
 def test_a_log_that_is_gone_is_a_rollback() -> None:
     """Deleting a whole log is noticed."""
-    with pytest.raises(Rollback, match="^log user: holds 0 entries, but 5 were signed"):
+    with pytest.raises(Rollback, match=r"^log user: holds 0 entries, but 5 were signed"):
         check(known(user=5), heads(admin=9), root_at)
 
 
 def test_another_log_of_the_same_size_is_a_rollback() -> None:
     """Another history in the place of the trail is noticed, however long it is."""
-    with pytest.raises(Rollback, match="^log user: is not the one whose 5 entries were signed"):
+    with pytest.raises(Rollback, match=r"^log user: is not the one whose 5 entries were signed"):
         check(known(user=5), heads(user=9), lambda _, __: bytes(32))
 
 

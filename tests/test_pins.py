@@ -165,7 +165,7 @@ def test_pins_are_kept_in_the_user_s_configuration(
 def test_pins_that_cannot_be_written_stop_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a configuration to write to there is an audit trail; its verdict says what is missing."""
+    """Without a configuration to write to there is an audit trail, whose key nobody vouches for."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
 

@@ -356,7 +356,7 @@ def test_times_are_held_in_utc() -> None:
         ({"text": ["\ud800"]}, "text: found"),
         ({"trace": "x" * 1001}, "trace: found"),
         ({"session": [str(n) for n in range(101)]}, "session: found 101 values"),
-        ({"since": datetime(2026, 1, 1)}, "since: found .* expected a datetime with a time"),
+        ({"since": datetime(2026, 1, 1)}, "since: found .* expected a datetime with a time"),  # noqa: DTZ001
         ({"until": "2026-01-01"}, "until: found"),
         (
             {"since": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))},
@@ -560,7 +560,7 @@ def test_an_entry_that_was_changed_is_no_answer(trail: Trail) -> None:
     """Bytes are verified before they are parsed."""
     trail.record("user", NOON, event(0, reason="draft"), event(1))
     with trail.store.write() as transaction:
-        transaction._connection.execute(
+        transaction._connection.execute(  # noqa: SLF001
             "UPDATE tail SET bodies = CAST(replace(CAST(bodies AS TEXT), 'draft', 'drift') AS BLOB)"
         )
 
@@ -650,10 +650,10 @@ def test_a_cursor_beyond_the_log_is_refused(mixed: Trail, trail: Trail) -> None:
 
 def test_cursors_of_other_versions_are_refused(mixed: Trail) -> None:
     """A cursor in a form that this version does not write is no cursor."""
-    digest = query_module._digest(Query())
-    newer = query_module._Cursor(version=2, query=digest, places=())
+    digest = query_module._digest(Query())  # noqa: SLF001
+    newer = query_module._Cursor(version=2, query=digest, places=())  # noqa: SLF001
     data = b"\x93\x01"
-    mac = query_module._mac(data, SECRET)
+    mac = query_module._mac(data, SECRET)  # noqa: SLF001
     no_cursor = urlsafe_b64encode(mac + data).decode().rstrip("=")
 
     for text in (newer.to_text(SECRET), no_cursor):

@@ -1,4 +1,4 @@
-"""The door for applications: what goes in, who it is by, and what is raised or counted if it cannot."""
+"""The door for applications: what goes in, by whom, and what happens if it cannot."""
 
 from __future__ import annotations
 
@@ -394,7 +394,7 @@ def test_a_context_does_not_leak_into_other_work(desk: Desk) -> None:
 
 
 def test_an_audited_call_is_recorded_with_its_outcome(desk: Desk) -> None:
-    """Success, failure and refusal of a function each leave an entry, and its result or error stays."""
+    """Success, failure and refusal each leave an entry; result and error stay the same."""
 
     @desk.recorder.audited("invoice.void", resource="invoice:{invoice_id}", rationale="cleanup")
     def void(invoice_id: str, *, error: type[Exception] | None = None) -> str:
@@ -522,7 +522,7 @@ def test_a_stream_that_refuses_raises() -> None:
 
 
 def test_a_stream_that_continues_counts_and_names_what_is_lost() -> None:
-    """Where the application goes on, the first commit that works says how many are missing and when."""
+    """Where the application goes on, the next commit says how many are missing and when."""
     desk = Desk(EASYGOING, False, True, True, True)
 
     lost = [desk.recorder.record(event("page.view")) for _ in range(2)]

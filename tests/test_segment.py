@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -159,13 +160,11 @@ def test_a_block_with_a_flipped_bit_is_damaged() -> None:
     for bit in range(len(packed) * 8):
         flipped = bytearray(packed)
         flipped[bit // 8] ^= 1 << bit % 8
-        try:
+        found = made
+        with suppress(Damaged):
             found = unpack_block(bytes(flipped))
-        except Damaged as error:
-            assert str(error).startswith("block: ")
-        else:
-            # A bit of the frame's header that the format leaves without a meaning.
-            assert made == found
+        # Not damaged may be what has no meaning: a reserved bit of the frame's header.
+        assert made == found
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_a_block_with_a_flipped_bit_is_damaged() -> None:
 )
 def test_what_is_not_one_block_is_damaged(spoil: object) -> None:
     """A block is exactly one frame of a bounded size, so that damage cannot fill the memory."""
-    with pytest.raises(Damaged, match="^block: "):
+    with pytest.raises(Damaged, match=r"^block: "):
         unpack_block(spoil(pack_block([b"a", b"b"])))  # type: ignore[operator]
 
 
@@ -331,9 +330,9 @@ def test_a_span_meets_every_range_that_holds_one_of_its_numbers(
     assert not span.meets(span.least - width, span.least)
 
 
-@given(st.sampled_from(Field), st.text(st.characters(exclude_categories=("Cs",))))
+@given(st.sampled_from(Field), st.text(st.characters(codec="utf-8")))
 def test_a_term_names_its_field(field: Field, text: str) -> None:
-    """Terms are numbers of 63 bits that say what they are about, always the same for the same text."""
+    """Terms are numbers of 63 bits that say what they are about, the same for the same text."""
     number = term(field, text)
 
     assert 0 <= number < 2**63

@@ -252,7 +252,7 @@ def wipe(path: Path, log: str) -> None:
     rows = rows_of(path, log)
     with database(path / "head.db") as head:
         for table in ("tail", "tile", "block", "segment", "rotation"):
-            head.execute(f"DELETE FROM {table} WHERE key BETWEEN ? AND ?", rows)
+            head.execute(f"DELETE FROM {table} WHERE key BETWEEN ? AND ?", rows)  # noqa: S608
         head.execute(
             "UPDATE log SET size = 0, edge = x'', last_leaf = ?, recorded_at = 0, checkpoint = x''"
             " WHERE name = ?",
@@ -265,13 +265,13 @@ def change_block(file: Path, key: int, old: bytes, new: bytes) -> None:
     column = "key" if file.name == "head.db" else "number"
     with database(file) as connection:
         (data,) = connection.execute(
-            f"SELECT data FROM block WHERE {column} = ?",
+            f"SELECT data FROM block WHERE {column} = ?",  # noqa: S608
             (key,),
         ).fetchone()
         bodies = [each.replace(old, new) for each in unpack_block(data)]
         assert bodies != unpack_block(data)
         connection.execute(
-            f"UPDATE block SET data = ? WHERE {column} = ?",
+            f"UPDATE block SET data = ? WHERE {column} = ?",  # noqa: S608
             (pack_block(bodies), key),
         )
 
@@ -728,7 +728,7 @@ def test_the_place_of_the_next_entry_is_verified(
 ) -> None:
     """What the log would be continued by follows from its entries."""
     with database(small / "head.db") as head:
-        head.execute(f"UPDATE log SET {column} = ? WHERE name = 'user'", (value,))
+        head.execute(f"UPDATE log SET {column} = ? WHERE name = 'user'", (value,))  # noqa: S608
 
     assert f"user, {finding}" in found(verify(small))
 
@@ -809,7 +809,7 @@ def test_a_tree_inside_a_missing_segment_cannot_be_confirmed(large: Path) -> Non
 def test_rows_that_are_gone_are_named(small: Path, table: str) -> None:
     """Whatever row of a log is missing, the segment that it belongs to is named."""
     with database(small / "head.db") as head:
-        head.execute(f"DELETE FROM {table} WHERE key >= ?", rows_of(small, "user")[:1])
+        head.execute(f"DELETE FROM {table} WHERE key >= ?", rows_of(small, "user")[:1])  # noqa: S608
 
     assert "user, segment user/000000: " in found(verify(small))
 
@@ -946,7 +946,7 @@ def test_entries_of_the_open_part_cannot_be_hidden_by_time(
     """The times that open tiles are skipped by cover those of their entries."""
     with database(small / "head.db") as head:
         head.execute(
-            f"UPDATE {table} SET {span}_least = {span}_least + 1, {span}_most = {span}_least"
+            f"UPDATE {table} SET {span}_least = {span}_least + 1, {span}_most = {span}_least"  # noqa: S608
             " WHERE key = (SELECT MIN(key) FROM {table} WHERE key >= ?)".format(table=table),
             rows_of(small, "user")[:1],
         )
@@ -964,7 +964,7 @@ def test_entries_of_a_closed_segment_cannot_be_hidden_in_its_tiles(
     file = large / "segments/user/000000"
     with database(file) as connection:
         value = "recorded_least - 1" if column == "recorded_most" else "x''"
-        connection.execute(f"UPDATE tile SET {column} = {value} WHERE number = 3")
+        connection.execute(f"UPDATE tile SET {column} = {value} WHERE number = 3")  # noqa: S608
 
     before = found(verify(large))
     adapt_manifest(large, "user", file)

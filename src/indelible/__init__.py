@@ -35,7 +35,7 @@ from indelible.event import (
 )
 from indelible.query import Page, Query
 from indelible.recorder import Receipt, Recorder, State
-from indelible.trail import Trail, open
+from indelible.trail import Trail, open  # noqa: A004 - reads as indelible.open("audit")
 from indelible.verdict import Level, Verdict
 
 __all__ = [

@@ -256,7 +256,7 @@ def _mark_of(path: Path) -> dict[str, Known]:
     return {}
 
 
-def _succeed(
+def _succeed(  # noqa: PLR0917
     store: SqliteStore,
     path: Path,
     trail: str,

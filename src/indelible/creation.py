@@ -127,7 +127,7 @@ def open_store(path: Path, *, create: bool = False, aside: bool = False) -> Sqli
         NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`.
     """
     # Imported here: the package itself loads no database driver.
-    from indelible.stores.sqlite import SqliteStore
+    from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(path, create=create, aside=aside)
 

@@ -159,7 +159,7 @@ def _shown(value: object) -> str:
     # beginning are enough to find the line that is wrong.
     try:
         text = repr(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - of an integer of 5,000 digits, or an object's own
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -120,7 +120,7 @@ def _slot(data: bytes) -> _Slot | None:
         return None
     try:
         slot = msgspec.json.decode(payload, type=_Slot)
-        whole = all(len(b64decode(root, validate=True)) == 32 for _, root in slot.logs.values())
+        whole = all(len(b64decode(root, validate=True)) == 32 for _, root in slot.logs.values())  # noqa: PLR2004
     except ValueError:  # msgspec's errors are of this kind, too
         return None
     return slot if whole else None

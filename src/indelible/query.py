@@ -127,7 +127,7 @@ class Query:
         stream: str | Iterable[str] = (),
         session: str | Iterable[str] = (),
         trace: str | Iterable[str] = (),
-        id: str | Iterable[str] = (),
+        id: str | Iterable[str] = (),  # noqa: A002 - the field's name
         without_actor: str | Iterable[str] = (),
         without_action: str | Iterable[str] = (),
         without_resource: str | Iterable[str] = (),
@@ -811,7 +811,7 @@ def _texts(value: object) -> Iterator[str]:
 
 def _clipped(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004
 
 
 def _invalid(field: str, found: str, expected: str) -> InvalidQuery:

@@ -99,6 +99,6 @@ def _undone(store: Store) -> Iterator[Transaction]:
     try:
         with store.write() as transaction:
             yield transaction
-            raise _UndoneError
+            raise _UndoneError  # noqa: TRY301 - it is this error that undoes
     except _UndoneError:
         return

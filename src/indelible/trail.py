@@ -372,7 +372,7 @@ class Trail:
             CallerError: A key or a checkpoint is of no log of this trail.
             InvalidSignature: A checkpoint is not signed by a trusted key.
         """
-        from indelible.stores.sqlite_check import check_file
+        from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
 
         self._check_open()
         trusted = self._trusted(keys)
@@ -468,7 +468,7 @@ class Trail:
             CallerError: *target* exists and is not empty.
             StoreError: It cannot be written.
         """
-        from indelible.backup import backup
+        from indelible.backup import backup  # noqa: PLC0415 - which imports this module
 
         self._check_open()
         return backup(self, Path(target), with_keys=with_keys)
@@ -481,7 +481,7 @@ class Trail:
             UnknownStream: The trail has no such stream.
             CallerError: *target* holds something else.
         """
-        from indelible.sinks.directory import export_log
+        from indelible.sinks.directory import export_log  # noqa: PLC0415 - writes files
 
         with self._reading() as view:
             export_log(view, head_of(view.heads(), stream).log, Path(target))
@@ -644,7 +644,7 @@ class Trail:
         self._closer.begin()
 
 
-def open(
+def open(  # noqa: A001 - the name that applications read: indelible.open("audit")
     path: Path | str | None = None,
     *,
     origin: str | None = None,

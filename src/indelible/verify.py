@@ -813,8 +813,8 @@ def _examine_closed(
     if jobs <= 1:
         return map(partial(_examine_segment, view, workers.check), closed)
     # Imported here: applications that record need no processes.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from multiprocessing import get_context  # noqa: PLC0415
 
     pool = ProcessPoolExecutor(
         jobs,
@@ -848,7 +848,7 @@ _store: Store
 
 
 def _begin_worker(open_store: Callable[[], Store]) -> None:
-    global _store
+    global _store  # noqa: PLW0603 - how a pool hands a process what its tasks share
     _store = open_store()
 
 

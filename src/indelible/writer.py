@@ -204,7 +204,7 @@ class Writer:
         """Write *group*, or let each of it know why not; return whether all was written."""
         try:
             placed = self._write(group)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every waiter gets it, none waits for ever
             if isinstance(error, CallerError) and len(group) > 1:
                 # The fault of one (a key that is lost, a stream that was never made)
                 # is not that of the others: each for itself.

@@ -25,7 +25,7 @@ class Answer:
     stderr: str
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - whatever a command prints
         """The one JSON document that stdout holds, whole."""
         return msgspec.json.decode(self.stdout)
 

@@ -242,7 +242,7 @@ def test_a_tail_follows_until_it_is_interrupted(shell: Shell, trail: Path) -> No
 
 
 def _line_within(process: subprocess.Popen[bytes], *, seconds: float) -> bytes:
-    import select
+    import select  # noqa: PLC0415
 
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)

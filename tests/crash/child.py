@@ -173,7 +173,7 @@ class Careless(sqlite3.Connection):
 
 def unsafe() -> None:
     """Let SQLite sync nothing: for showing that the tests notice."""
-    sqlite3.connect = partial(sqlite3.connect, factory=Careless)
+    vars(sqlite3)["connect"] = partial(sqlite3.connect, factory=Careless)
 
 
 def do(task: dict[str, Any], out: int) -> None:
@@ -237,7 +237,7 @@ def one_child(task: dict[str, Any]) -> dict[str, Any]:
 def serve() -> None:
     """Answer one line with one line."""
     for line in sys.stdin:
-        print(json.dumps(one_child(json.loads(line))), flush=True)
+        print(json.dumps(one_child(json.loads(line))), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.fail("no C compiler: install gcc and libc6-dev (`make system` does)")
     path = tmp_path_factory.mktemp("record_io") / "record_io.so"
-    command = [compiler, "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o", path]
-    subprocess.run([*command, HERE / "record_io.c", "-ldl", "-lpthread"], check=True)
+    command: list[str | Path] = [compiler, "-Wall", "-Werror", "-O1", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", path, HERE / "record_io.c", "-ldl", "-lpthread"], check=True)
     return path
 
 

@@ -136,7 +136,7 @@ def reading(path: Path) -> None:
 
 
 def closing(path: Path) -> None:
-    """Fork while a segment is being closed; children that live on do not keep it from being closed."""
+    """Fork while a segment is closed; children that live on do not keep it open."""
     trail = indelible.open(path)
     hold, release = os.pipe()
     children = []

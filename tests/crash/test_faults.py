@@ -45,8 +45,10 @@ def brim(edge: Path, make_event: Callable[..., Event]) -> Iterator[indelible.Tra
 
 @pytest.mark.parametrize(
     "plan",
-    [(LOST,), (UNDONE,), (LOST, LOST), (LOST, UNDONE), (UNDONE, LOST), (UNDONE, UNDONE)]
-    + [(LOST, LOST, LOST), (UNDONE, LOST, UNDONE), (UNDONE, UNDONE, UNDONE)],
+    [
+        *[(LOST,), (UNDONE,), (LOST, LOST), (LOST, UNDONE), (UNDONE, LOST), (UNDONE, UNDONE)],
+        *[(LOST, LOST, LOST), (UNDONE, LOST, UNDONE), (UNDONE, UNDONE, UNDONE)],
+    ],
 )
 def test_a_lost_answer_at_the_edges_neither_loses_nor_doubles_an_entry(
     plan: tuple[bool, ...],

@@ -71,7 +71,7 @@ def test_a_fork_while_others_write_blocks_nobody(tmp_path: Path, books: type[Boo
 
 
 def test_each_process_says_that_it_records(tmp_path: Path, books: type[Books]) -> None:
-    """The custody stream names the start of every process, and the end of those that end in order."""
+    """Custody names the start of every process, and the end of those that end in order."""
     found = run("preload", tmp_path / "trail", tmp_path, books)
 
     assert 5 == found.actions["custody"].count("trail.start")

@@ -152,7 +152,7 @@ def small(tmp_path: Path, config: Path, make_event: Callable[..., Event]) -> Cal
 def test_a_rotation_that_was_cut_off_is_finished_or_undone(
     children: Children, books: type[Books], tmp_path: Path, small: Callable[[], None], step: int
 ) -> None:
-    """Killed anywhere while a key is rotated, a process leaves a log that one key can go on with."""
+    """Killed while a key is rotated, a process leaves a log that one key can go on with."""
     path = tmp_path / "trail"
 
     for said in killed_at_each_operation(children, "rotate", path, path, small, step=step):

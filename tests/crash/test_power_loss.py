@@ -160,10 +160,10 @@ class Disk:
                     )
                 )
             case kind:
-                file = None
+                made: File | None = None
                 if kind == "O":
-                    file = self.inodes[operation.inode] = File()
-                self.pending.append((operation, file))
+                    made = self.inodes[operation.inode] = File()
+                self.pending.append((operation, made))
 
     def _settle(self, chosen: Callable[[Operation], bool]) -> None:
         left = []
@@ -270,7 +270,7 @@ def recorded(tmp_path: Path, recorder: Path) -> Recorded:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A place to put what survived; in memory, where there is such a place."""
-    memory = Path("/dev/shm")
+    memory = Path("/dev/shm")  # noqa: S108 - only a temporary directory in it
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
         yield Path(path)
 
@@ -367,7 +367,7 @@ def test_a_store_that_does_not_sync_would_be_caught(
 def test_a_rotation_survives_a_loss_of_power(
     recorded: Recorded, scratch: Path, books: type[Books], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the power fails, one of the keys that are left is the one that the log goes on with."""
+    """Whenever the power fails, the key that the log goes on with is among those left."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(recorded.root / "config"))
     with indelible.open(recorded.root / "trail", origin="edge.example") as trail:
         trail.record("order.ship", resource="order:1")

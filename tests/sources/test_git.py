@@ -32,7 +32,7 @@ class Repository:
     def git(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> str:
         """Run git and return what it says."""
         done = subprocess.run(
-            ["git", *arguments],
+            ["git", *arguments],  # noqa: S607 - the git of whoever runs the tests
             cwd=self.path,
             env={
                 **os.environ,
@@ -52,9 +52,9 @@ class Repository:
 
     def write(self, name: bytes | str, content: bytes | str) -> None:
         """Write a file of the work tree."""
-        path = os.path.join(os.fsencode(self.path), os.fsencode(name))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
+        path = os.path.join(os.fsencode(self.path), os.fsencode(name))  # noqa: PTH118 - bytes
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - bytes
+        with open(path, "wb") as file:  # noqa: PTH123 - bytes
             file.write(content.encode() if isinstance(content, str) else content)
 
     def commit(self, message: str | bytes, **environment: str) -> str:

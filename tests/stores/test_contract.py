@@ -248,7 +248,7 @@ def test_an_id_is_found(store: Store) -> None:
 
 @pytest.mark.parametrize("chosen", [None, range(0, 700, 3)])
 def test_a_tally_counts_every_entry_once(store: Store, chosen: range | None) -> None:
-    """Counts by field add up to the number of entries, and each names an entry that has the value."""
+    """Counts by field add up to the number of entries, and each names an entry that has it."""
     add(store, range(700))
     over = range(700) if chosen is None else chosen
 

@@ -26,7 +26,7 @@ _USAGE = 2
 def main() -> None:
     """Run the command line with the arguments of this process, and end it with its exit code."""
     try:
-        from indelible.cli.application import app
+        from indelible.cli.application import app  # noqa: PLC0415 - the extra may be missing
 
         app()
     except ModuleNotFoundError as error:

@@ -62,7 +62,7 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
 class Commands(TyperGroup):
     """The commands as one program, which ends with an exit code and never with a traceback."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:  # noqa: ANN401 - as Typer has it
         """Run the command that *args* name, and end the process with its exit code."""
         args = list(sys.argv[1:] if args is None else args)
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -80,12 +80,12 @@ class Commands(TyperGroup):
             code = FINDING
         except ModuleNotFoundError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends here in one line
             code, kind, message = _judged(error)
             output.report(kind, message, json="--json" in args)
         sys.exit(code or 0)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - as Typer has it
         """Write the commands by theme."""
         width = max(map(len, self.commands))
         for theme, commands in _GROUPS.items():
@@ -118,9 +118,9 @@ def _judged(error: Exception) -> tuple[int, str, str]:
     return FINDING, kind, f"a defect of indelible, please report it: {kind}: {error} ({where})"
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - called by Typer
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import version  # noqa: PLC0415 - slow to load
 
         output.print_text(f"indelible {version('indelible')}")
         raise typer.Exit

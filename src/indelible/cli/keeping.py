@@ -84,7 +84,7 @@ def restore(
     each log that lost something goes on as a successor, which says so. A trail that
     is in place is moved aside, never deleted.
     """
-    from indelible import backup as backup_
+    from indelible import backup as backup_  # noqa: PLC0415 - only for this command
 
     target = trail_of(directory)
     if target.exists() and not target.is_dir():

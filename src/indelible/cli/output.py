@@ -93,7 +93,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for row in rows:
             print_row(row)
         return
-    from indelible.cli import terminal
+    from indelible.cli import terminal  # noqa: PLC0415 - Rich is slow to load
 
     terminal.print_table(columns, [list(map(visible, row)) for row in rows])
 
@@ -119,7 +119,7 @@ def progress(what: str, *, json: bool) -> Iterator[Advance | None]:
     if json or not sys.stderr.isatty():
         yield None
         return
-    from indelible.cli import terminal
+    from indelible.cli import terminal  # noqa: PLC0415 - Rich is slow to load
 
     with terminal.progress(what) as advance:
         yield advance
@@ -131,7 +131,7 @@ def print_items(items: Iterable[Item]) -> None:
         for item in items:
             print_row(item_row(item))
         return
-    from indelible.cli import terminal
+    from indelible.cli import terminal  # noqa: PLC0415 - Rich is slow to load
 
     terminal.print_items([list(map(visible, item_row(item))) for item in items])
 

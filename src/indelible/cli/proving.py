@@ -97,9 +97,9 @@ def _verify_trail(
 
 
 def _verify_export(path: Path, keys: Sequence[VerifierKey], notes: dict[str, bytes]) -> Verdict:
-    from indelible.directory import verify_directory
-    from indelible.mark import Known
-    from indelible.verify import Seen
+    from indelible.directory import verify_directory  # noqa: PLC0415 - only for exports
+    from indelible.mark import Known  # noqa: PLC0415
+    from indelible.verify import Seen  # noqa: PLC0415
 
     if len(keys) > 1:
         raise CallerError(f"--key: found {len(keys)}, expected one: the directory holds one log")

@@ -203,7 +203,7 @@ def history(
     path, wanted = trail_and(directory, resource, "TYPE:ID")
     with open_trail(path, mode="r") as trail:
         if at is not None:
-            from indelible.sources.jsonl import parse_time
+            from indelible.sources.jsonl import parse_time  # noqa: PLC0415 - only with --at
 
             state = trail.state(wanted, at=parse_time("--at", at))
             if json:

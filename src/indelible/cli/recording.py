@@ -206,7 +206,7 @@ def _changes(gathered: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _data(text: str) -> dict[str, Any]:
-    from indelible.sources.lines import decode_object
+    from indelible.sources.lines import decode_object  # noqa: PLC0415 - only with --data
 
     try:
         return decode_object(text.encode("utf-8", "surrogateescape"))
@@ -254,8 +254,8 @@ def import_(
     as is a line that is no event. Both are reported, and written to the dead
     letters; the rest goes in. The exit code is 1 if anything was kept out.
     """
-    from indelible.importing import import_events
-    from indelible.sources import open_source
+    from indelible.importing import import_events  # noqa: PLC0415 - only for imports
+    from indelible.sources import open_source  # noqa: PLC0415
 
     path, sources = trail_and_several(directory, source or [], "SOURCE")
     groups = (

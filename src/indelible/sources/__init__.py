@@ -75,7 +75,7 @@ class _Format(Protocol):
 
 
 def open_source(
-    format: str,
+    format: str,  # noqa: A002
     paths: Sequence[str | Path],
     *,
     stdin: BinaryIO | None = None,
@@ -100,7 +100,7 @@ def open_source(
 
 
 def derived_id(
-    format: str,
+    format: str,  # noqa: A002
     source_id: str,
     occurred_at: datetime,
 ) -> str:

@@ -391,7 +391,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _actor(record: dict[str, Any]) -> Actor:
+def _actor(record: dict[str, Any]) -> Actor:  # noqa: PLR0911 - one line a type of identity
     identity = _identity_of(record)
     kind, invoker = identity.get("type"), _short(identity.get("invokedBy"))
     name = _short(identity.get("userName"))
@@ -421,7 +421,7 @@ def _actor(record: dict[str, Any]) -> Actor:
 def _role_session(identity: dict[str, Any]) -> Actor:
     session = _object(identity.get("sessionContext"))
     tail = _text(identity.get("arn")).split("/")  # …:assumed-role/ROLE/SESSION
-    in_arn = tail[1:] if len(tail) == 3 else ["", ""]
+    in_arn = tail[1:] if len(tail) == 3 else ["", ""]  # noqa: PLR2004
     role = _short(_object(session.get("sessionIssuer")).get("userName")) or _short(in_arn[0])
     name = _short(in_arn[1])
     vouched = _short(session.get("sourceIdentity"))
@@ -464,7 +464,7 @@ def _from_parameters(service: str, parameters: dict[str, Any]) -> Resource | Non
 
 def _from_arn(arn: str) -> Resource | None:
     parts = arn.split(":", 5)
-    if len(parts) != 6 or parts[0] != "arn" or not parts[5]:
+    if len(parts) != 6 or parts[0] != "arn" or not parts[5]:  # noqa: PLR2004
         return None
     service, rest = parts[2], parts[5]
     if service == "s3":
@@ -523,7 +523,7 @@ def _data(
     return data
 
 
-def _clean(value: Any, path: tuple[str, ...], notes: dict[str, list[Any]]) -> Any:
+def _clean(value: Any, path: tuple[str, ...], notes: dict[str, list[Any]]) -> Any:  # noqa: ANN401
     """Return *value* without credentials and without what no text may hold."""
     if len(path) > MAX_NESTING:
         raise InvalidEvent(

@@ -194,7 +194,7 @@ def parse_log(tokens: Iterable[bytes]) -> Iterator[Commit]:
     commit: Commit | None = None
     numbers: dict[str, tuple[int | None, int | None]] = {}
     for token in stream:
-        token = token.removeprefix(b"\n")
+        token = token.removeprefix(b"\n")  # noqa: PLW2901 - between fields and files
         if token.startswith(b":") and commit is not None:
             commit.files.append(_raw_line(token, stream))
         elif (match := _NUMBERS.match(token)) is not None and commit is not None:
@@ -238,8 +238,8 @@ def _check_repository(path: str) -> None:
 
 def _ask(path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(
-            ["git", *arguments],
+        return subprocess.run(  # noqa: S603 - no shell, fixed arguments
+            ["git", *arguments],  # noqa: S607 - the user's own git
             cwd=path,
             env=_environment(path),
             stdin=subprocess.DEVNULL,
@@ -253,15 +253,15 @@ def _ask(path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 def _log(path: str) -> Iterator[bytes]:
     """Yield the tokens of ``git log`` in *path*, without holding more than one."""
     with TemporaryFile() as complaints:
-        process = subprocess.Popen(
-            ["git", *_LOG],
+        process = subprocess.Popen(  # noqa: S603 - no shell, fixed arguments
+            ["git", *_LOG],  # noqa: S607
             cwd=path,
             env=_environment(path),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
         )
-        assert process.stdout is not None
+        assert process.stdout is not None  # noqa: S101 - for mypy
         try:
             rest: list[bytes] = []
             while chunk := process.stdout.read(_CHUNK):

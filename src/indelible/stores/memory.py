@@ -123,7 +123,7 @@ class _View:
     def rotations(self, log: str) -> list[bytes]:
         return list(self._logs[log].rotations)
 
-    def segments(self, log: str) -> list[Segment]:
+    def segments(self, log: str) -> list[Segment]:  # noqa: ARG002 - there are none
         return []
 
     def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:

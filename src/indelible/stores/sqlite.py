@@ -269,7 +269,7 @@ class SqliteStore:
         fresh = [
             segment_from_row(log, row)
             for row in connection.execute(
-                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"
+                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"  # noqa: S608
                 " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
                 (key_of(number, len(known)), key_of(number + 1, 0)),
             )
@@ -383,7 +383,7 @@ class _Transaction:
         for table, width in (("tile", TILE), ("block", BLOCK)):
             first = segment.first // width
             self._connection.execute(
-                f"DELETE FROM {table} WHERE key >= ? AND key < ?",
+                f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
                 (key_of(number, first), key_of(number, first + SEGMENT // width)),
             )
 
@@ -398,7 +398,7 @@ class _Transaction:
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
         keys = (key_of(number, first), key_of(number, first + TILE))
         rows = self._connection.execute(
-            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"
+            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"  # noqa: S608
             " WHERE key >= ? AND key < ? ORDER BY key",
             keys,
         ).fetchall()
@@ -494,7 +494,7 @@ class _View:
         return closed
 
     def _closed(self, log: str) -> Sequence[Segment]:
-        return self._store._closed(self._connection, log, self._numbers[log])
+        return self._store._closed(self._connection, log, self._numbers[log])  # noqa: SLF001
 
     def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
         bodies: dict[int, list[bytes]] = {}
@@ -631,7 +631,7 @@ class _View:
         number = self._numbers[log]
         for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
             for key, count, columns in self._connection.execute(
-                f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"
+                f"SELECT key, {entries}, columns FROM {table} WHERE key >= ? AND key < ?"  # noqa: S608
                 " AND id_time_least < ? AND id_time_most >= ?",
                 (key_of(number, 0), key_of(number + 1, 0), times[1], times[0]),
             ):
@@ -741,7 +741,7 @@ class _View:
             start = first // TILE * TILE // width
             # A cursor, so that who needs only the newest reads only these.
             for key, count, columns in self._connection.execute(
-                f"SELECT key, {entries}, columns FROM {table}"
+                f"SELECT key, {entries}, columns FROM {table}"  # noqa: S608
                 f" WHERE key >= ? AND key < ? {within} ORDER BY key {order}",
                 (key_of(number, start), key_of(number, -(-last // width)), *values),
             ):
@@ -848,7 +848,7 @@ class _View:
     @contextmanager
     def _open(self, segment: Segment) -> Iterator[sqlite3.Connection]:
         self.work.segments_opened += 1
-        files = self._store._segment_files
+        files = self._store._segment_files  # noqa: SLF001 - a view is a part of its store
         with files.opened(segment.log, segment.number) as file:
             try:
                 yield file
@@ -959,7 +959,7 @@ def check_file_system(path: Path, mounts: str | None = None) -> None:
     best, kind = "", ""
     for line in mounts.split("\n"):
         parts = line.split(" ")
-        if len(parts) < 3:
+        if len(parts) < 3:  # noqa: PLR2004
             continue
         point = parts[1].replace("\\040", " ")
         if target.is_relative_to(point) and len(point) >= len(best):
@@ -1053,7 +1053,7 @@ def _may_hold(segment: Segment, wanted: Wanted) -> bool:
 
 def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int]:
     within, values = _within(wanted)
-    query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"
+    query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"  # noqa: S608
     tiles = [row[0] for row in file.execute(query, values)]
     lists: list[Sequence[int]] = [_places_of_group(file, group) for group in wanted.groups]
     if wanted.id is not None:
@@ -1078,7 +1078,7 @@ def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int
 def _places_in_column(
     file: sqlite3.Connection, column: str, fingerprint: int, tiles: Iterable[int]
 ) -> list[int]:
-    query = f"SELECT {column} FROM tile WHERE number = ?"
+    query = f"SELECT {column} FROM tile WHERE number = ?"  # noqa: S608
     return [
         tile * TILE + place
         for tile in tiles
