@@ -355,7 +355,10 @@ def test_the_context_fills_what_is_not_given(desk: Desk) -> None:
 def test_a_context_is_given_back_by_its_block(desk: Desk) -> None:
     """An inner block adds to the outer one and takes nothing away, also when it raises."""
     with indelible.context(actor="user:alice", rationale="monthly run"):
-        with pytest.raises(ZeroDivisionError), indelible.context(actor="user:bob", tenant="acme"):
+        with (
+            pytest.raises(ZeroDivisionError),
+            indelible.context(actor="user:bob", tenant="acme"),
+        ):
             desk.recorder.record("order.ship", resource="order:1")
             raise ZeroDivisionError
         desk.recorder.record("order.ship", resource="order:2")

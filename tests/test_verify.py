@@ -375,7 +375,7 @@ def test_an_empty_log_passes_and_says_that_nothing_was_signed(tmp_path: Path) ->
     verdict = verify(tmp_path / "new")
 
     assert verdict.passed
-    assert "user: that it was always empty" in verdict.does_not_show[1]
+    assert "custody, user: that it was always empty" in verdict.does_not_show[0]
 
 
 def test_an_anchored_tree_lifts_the_level_up_to_its_size(small: Path) -> None:
@@ -701,7 +701,7 @@ def test_who_holds_all_keys_can_rewrite_only_what_nobody_saw(small: Path) -> Non
     unseen = verify(small)
 
     assert unseen.passed
-    assert "user: that its entries are the first ones" in unseen.does_not_show[1]
+    assert "custody, user: that its entries are the first ones" in unseen.does_not_show[0]
     assert "user, auditor: its first 300 entries are not those" in found(
         verify(small, known=[seen, replace(seen, tree=Known(head.size, head.edge.root))])
     )
@@ -833,7 +833,7 @@ def test_an_empty_log_names_no_last_entry(tmp_path: Path) -> None:
     verdict = verify(tmp_path / "small")
 
     assert "user, head: names a last entry, but there is none" in found(verdict)
-    assert "user: 0 entries" == verdict.reaches[1]
+    assert () == verdict.reaches
 
 
 # ---- Rotation of keys ----

@@ -72,7 +72,7 @@ def create(path: Path, *, origin: str | None, keys: Path | None, policy: Policy)
             f"origin: found {origin!r}, expected a URL without scheme, spaces and '+'"
         )
     with system_errors(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path)
         with _creating(path) as marker:
             _make(path, marker, origin, keys, policy)
 
@@ -113,7 +113,7 @@ def describe(path: Path) -> Description:
 def _make_directory(path: Path) -> None:
     """Make the directory *path*, and those above it, so that their names survive a crash."""
     made = [path, *(above for above in path.parents if not above.exists())]
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for directory in made:
         with suppress(PermissionError):  # the parent belongs to somebody else
             sync_directory(directory.parent)

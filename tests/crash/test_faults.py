@@ -229,7 +229,10 @@ def test_on_a_full_disk_recording_is_refused_and_goes_on_when_there_is_room(
         record()
         filler = small_disk / "filler"
         for _ in range(3):
-            with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            with (
+                filler.open("wb", buffering=0) as file,
+                pytest.raises(OSError, match="No space"),
+            ):
                 while True:
                     file.write(bytes(4_096))
             with pytest.raises(StoreFull):

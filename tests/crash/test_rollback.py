@@ -114,7 +114,7 @@ def test_an_emptied_log_is_found(path: Path, log: str) -> None:
             connection.execute(
                 "UPDATE log SET size = 0, edge = x'', checkpoint = x'' WHERE number = ?", (number,)
             )
-        trail._custody.started = False  # noqa: SLF001 - so that closing writes nothing more
+        trail._custody.started = False  # noqa: SLF001 - so that closing writes no more
 
     with pytest.raises(Rollback, match=rf"log {log}: holds 0 entries"):
         indelible.open(path)

@@ -181,7 +181,7 @@ BAD = [
     (line().replace(b"alice", b"al\xffce"), "expected UTF-8 at byte 87"),
     (line().replace(b"alice", b"al\xed\xa0\x80"), "expected UTF-8 at byte 87"),
     (line(session="\ud800"), "session: found '\\ud800', expected a text of whole Unicode"),
-    (line(data={"a\udfff": 1}), "data.a\udfff: found 'a\\udfff', expected a text of whole"),
+    (line(data={"a\udfff": 1}), "data.a\\udfff: found 'a\\udfff', expected a text of whole"),
     (line(session="a\0b"), "session: found 'a\\x00b', expected a text without NUL"),
     (line(data={"n": float("nan")}), "data.n: found nan, expected a finite number"),
     (line(changes={"n": [1, float("inf")]}), "changes.n: found inf, expected a finite number"),
