@@ -175,6 +175,8 @@ class Pins:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            # Unlocked, not only closed: a process that was forked meanwhile shares it.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -251,8 +251,8 @@ def unpack_block(data: bytes) -> list[bytes]:
     return bodies.split(b"\n")
 
 
-# Level 1: on blocks of this size higher levels cost four times the time for under
-# 4 % of the bytes, see docs/performance.md. The checksum makes a flipped bit an error
+# Level 1: on blocks of this size level 6 costs four times the time for 5 % of the
+# bytes, see docs/performance.md. The checksum makes a flipped bit an error
 # here rather than a wrong body that only the tree would notice. One compressor serves
 # all threads: each call writes a whole frame under the compressor's own lock.
 _compress = ZstdCompressor(
