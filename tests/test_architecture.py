@@ -29,7 +29,7 @@ LAYERS = {
     "the door": ["recorder"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
-    "the whole": ["importing", "keyring", "creation", "trail", "backup", "testing"],
+    "the whole": ["importing", "keyring", "creation", "trust", "trail", "backup", "testing"],
 }
 """Every module of the core in order: each may know those before it, none after it."""
 
@@ -38,14 +38,15 @@ EDGES = {"stores", "sources", "sinks", "cli"}
 
 COMPOSITION = {
     "creation": {"stores.sqlite"},
-    "trail": {"stores.sqlite", "stores.sqlite_check", "sinks.directory"},
+    "trust": {"stores.sqlite_check"},
+    "trail": {"stores.sqlite", "sinks.directory"},
     "backup": {"stores.sqlite"},
     "importing": {"sources"},
     "testing": {"stores.memory"},
 }
 """Where the core is put together with an edge, and which."""
 
-WITHIN_FUNCTIONS = {"creation", "trail", "backup"}
+WITHIN_FUNCTIONS = {"creation", "trust", "trail", "backup"}
 """Whoever opens a trail loads these, so they load their edges only when they need them."""
 
 FOREIGN = {"sqlite3", "socket", "socketserver", "ssl", "http", "urllib.request", "smtplib"}

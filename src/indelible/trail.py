@@ -20,18 +20,13 @@ import time
 import weakref
 from base64 import b64encode
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import msgspec
-
-from indelible import facets as facets_
-from indelible import history as history_
 from indelible import mark, query
-from indelible.checkpoint import Checkpoint, Rotation
+from indelible.checkpoint import Rotation
 from indelible.closer import Closer
 from indelible.context import context
 from indelible.creation import being_created, create, describe, open_store, system_errors
@@ -51,22 +46,21 @@ from indelible.errors import (
 from indelible.event import id_time
 from indelible.keyring import Keyring
 from indelible.log import append, head_of, sign
-from indelible.mark import Known
 from indelible.merkle import root_at
-from indelible.note import Note
 from indelible.pins import Pin, Pins
 from indelible.policy import CUSTODY, DEFAULT, Policy
 from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
 from indelible.terms import fingerprint
-from indelible.verdict import Finding, Level, collecting
-from indelible.verify import Seen, first_of, verify_trail
 from indelible.writer import Pending, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from indelible.facets import Facet
+    from indelible.history import State
     from indelible.keys import Signer
+    from indelible.mark import Known
     from indelible.note import VerifierKey
     from indelible.proof import Proof
     from indelible.store import Head, View
@@ -202,18 +196,22 @@ class Trail:
         Raises:
             InvalidQuery: *resource* is not ``type:id``.
         """
-        with self._reading() as view:
-            return list(history_.history(view, resource, until=until))
+        from indelible.history import history  # noqa: PLC0415 - recording needs none of it
 
-    def state(self, resource: str, *, at: datetime | None = None) -> history_.State:
+        with self._reading() as view:
+            return list(history(view, resource, until=until))
+
+    def state(self, resource: str, *, at: datetime | None = None) -> State:
         """
         Return the values of *resource* as the recorded changes leave them at a time.
 
         Raises:
             InvalidQuery: *resource* is not ``type:id``.
         """
+        from indelible.history import state  # noqa: PLC0415 - recording needs none of it
+
         with self._reading() as view:
-            return history_.state(view, resource, at)
+            return state(view, resource, at)
 
     def facets(
         self,
@@ -222,15 +220,17 @@ class Trail:
         fields: Sequence[str] = ("actor", "action", "resource", "outcome"),
         top: int = 10,
         **filters: Any,
-    ) -> dict[str, facets_.Facet]:
+    ) -> dict[str, Facet]:
         """
         Count the values of *fields* over what matches, the most frequent first.
 
         Raises:
             InvalidQuery: The query means nothing.
         """
+        from indelible.facets import facets  # noqa: PLC0415 - recording needs none of it
+
         with self._reading() as view:
-            return facets_.facets(view, _query(query_, filters), fields=tuple(fields), top=top)
+            return facets(view, _query(query_, filters), fields=tuple(fields), top=top)
 
     def prove(self, event_id: str) -> tuple[Item, Proof]:
         """
@@ -372,90 +372,22 @@ class Trail:
             CallerError: A key or a checkpoint is of no log of this trail.
             InvalidSignature: A checkpoint is not signed by a trusted key.
         """
-        from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
+        from indelible.trust import verify  # noqa: PLC0415 - recording needs none of it
 
         self._check_open()
-        trusted = self._trusted(keys)
-        verdict = verify_trail(
-            partial(open_store, self.path),
-            keys=trusted,
-            known=self._seen(trusted, checkpoints),
-            check_file=partial(check_file, self.path),
+        verdict = verify(
+            self.path,
+            self.store,
+            self.pins(),
+            keys=keys,
+            checkpoints=checkpoints,
             jobs=jobs,
             deep=deep,
             progress=progress,
         )
-        if (finding := self._verify_description()) is not None:
-            findings = (*verdict.findings, finding)
-            verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
         if verdict.passed:
             self._remember()
         return verdict
-
-    def _verify_description(self) -> Finding | None:
-        """Hold ``trail.json`` against what the first entry of the custody stream says it was."""
-        findings: list[Finding] = []
-        with collecting(findings, CUSTODY, "trail.json"), self._reading() as view:
-            custody = view.heads().get(CUSTODY)
-            if custody is None or not custody.size:
-                raise Damaged("no custody entry says what it was when the trail was made")
-            (first,) = query.items(view, CUSTODY, [0])
-            said = first.event.data if first.event.action == "trail.create" else None
-            for name, value in msgspec.structs.asdict(describe(self.path)).items():
-                if said is None or said.get(name) != value:
-                    raise Damaged(f"{name}: found {value!r}, expected what custody entry 0 says")
-        return findings[0] if findings else None
-
-    def _trusted(self, keys: Iterable[VerifierKey]) -> dict[str, VerifierKey]:
-        """Return the key to trust for each log: one of *keys*, or the pinned one."""
-        trusted = {log: pin.key for log, pin in self.pins().read().items()}
-        logs = self._logs_by_origin()
-        for key in keys:
-            if key.name not in logs:
-                raise CallerError(
-                    f"key: is of {key.name}, expected one of {', '.join(sorted(logs))}"
-                )
-            with self._reading() as view:
-                trusted[logs[key.name]] = first_of(key, view.rotations(logs[key.name]))
-        return trusted
-
-    def _logs_by_origin(self) -> dict[str, str]:
-        with self._reading() as view:
-            return {head.origin: log for log, head in view.heads().items()}
-
-    def _seen(self, trusted: Mapping[str, VerifierKey], checkpoints: Iterable[bytes]) -> list[Seen]:
-        """Return the trees that were seen before: in the mark, the pins, older *checkpoints*."""
-        seen = [
-            Seen(log=log, where="high-water mark", tree=tree)
-            for log, tree in mark.Mark(self.path / "mark").read().items()
-        ]
-        seen += [
-            Seen(log=log, where="pin", tree=pin.known)
-            for log, pin in self.pins().read().items()
-            if pin.known is not None
-        ]
-        logs = self._logs_by_origin()
-        for note in checkpoints:
-            origin = Note.from_bytes(note).text.partition("\n")[0]
-            if origin not in logs:
-                raise CallerError(
-                    f"checkpoint: is of {origin}, expected one of {', '.join(sorted(logs))}"
-                )
-            opened = Checkpoint.open(note, self._keys_of(logs[origin], trusted))
-            tree = Known(opened.size, opened.root)
-            where = f"checkpoint over {opened.size} entries"
-            seen.append(Seen(log=logs[origin], where=where, tree=tree))
-        return seen
-
-    def _keys_of(self, log: str, trusted: Mapping[str, VerifierKey]) -> list[VerifierKey]:
-        """Return the trusted key of *log* and those that it handed over to."""
-        if log not in trusted:
-            raise CallerError(f"checkpoint: no key is pinned or given for log {log}")
-        keys = [trusted[log]]
-        with self._reading() as view:
-            for note in view.rotations(log):
-                keys.append(Rotation.open(note, keys[-1]).new)
-        return keys
 
     def backup(self, target: Path | str, *, with_keys: bool = True) -> dict[str, int]:
         """

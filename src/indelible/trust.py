@@ -1,0 +1,142 @@
+"""
+Trust: what a whole trail is verified against, and the verdict that results.
+
+`indelible.verify` checks what it is given. Here is decided what that is for a
+trail in a directory: the keys that are pinned or given, and every tree that was
+seen before, in the mark, in the pins, in checkpoints kept elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from indelible import query
+from indelible.checkpoint import Checkpoint, Rotation
+from indelible.creation import describe, open_store
+from indelible.errors import CallerError, Damaged
+from indelible.mark import Known, Mark
+from indelible.note import Note
+from indelible.policy import CUSTODY
+from indelible.verdict import Finding, Level, Verdict, collecting
+from indelible.verify import Seen, first_of, verify_trail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from indelible.note import VerifierKey
+    from indelible.pins import Pins
+    from indelible.store import Store
+
+
+def verify(
+    path: Path,
+    store: Store,
+    pins: Pins,
+    *,
+    keys: Iterable[VerifierKey],
+    checkpoints: Iterable[bytes],
+    jobs: int,
+    deep: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Verdict:
+    """
+    Verify the trail at *path*, whose *store* is open; see `Trail.verify`.
+
+    Raises:
+        CallerError, VerificationError, StoreError: As `Trail.verify`.
+    """
+    from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
+
+    trusted = _trusted(store, pins, keys)
+    verdict = verify_trail(
+        partial(open_store, path),
+        keys=trusted,
+        known=_seen(path, store, pins, trusted, checkpoints),
+        check_file=partial(check_file, path),
+        jobs=jobs,
+        deep=deep,
+        progress=progress,
+    )
+    if (finding := _verify_description(path, store)) is not None:
+        findings = (*verdict.findings, finding)
+        verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
+    return verdict
+
+
+def _verify_description(path: Path, store: Store) -> Finding | None:
+    """Hold ``trail.json`` against what the first entry of the custody stream says it was."""
+    findings: list[Finding] = []
+    with collecting(findings, CUSTODY, "trail.json"), store.read() as view:
+        custody = view.heads().get(CUSTODY)
+        if custody is None or not custody.size:
+            raise Damaged("no custody entry says what it was when the trail was made")
+        (first,) = query.items(view, CUSTODY, [0])
+        said = first.event.data if first.event.action == "trail.create" else None
+        for name, value in msgspec.structs.asdict(describe(path)).items():
+            if said is None or said.get(name) != value:
+                raise Damaged(f"{name}: found {value!r}, expected what custody entry 0 says")
+    return findings[0] if findings else None
+
+
+def _trusted(store: Store, pins: Pins, keys: Iterable[VerifierKey]) -> dict[str, VerifierKey]:
+    """Return the key to trust for each log: one of *keys*, or the pinned one."""
+    trusted = {log: pin.key for log, pin in pins.read().items()}
+    logs = _logs_by_origin(store)
+    for key in keys:
+        if key.name not in logs:
+            raise CallerError(f"key: is of {key.name}, expected one of {', '.join(sorted(logs))}")
+        with store.read() as view:
+            trusted[logs[key.name]] = first_of(key, view.rotations(logs[key.name]))
+    return trusted
+
+
+def _logs_by_origin(store: Store) -> dict[str, str]:
+    with store.read() as view:
+        return {head.origin: log for log, head in view.heads().items()}
+
+
+def _seen(
+    path: Path,
+    store: Store,
+    pins: Pins,
+    trusted: Mapping[str, VerifierKey],
+    checkpoints: Iterable[bytes],
+) -> list[Seen]:
+    """Return the trees that were seen before: in the mark, the pins, older *checkpoints*."""
+    seen = [
+        Seen(log=log, where="high-water mark", tree=tree)
+        for log, tree in Mark(path / "mark").read().items()
+    ]
+    seen += [
+        Seen(log=log, where="pin", tree=pin.known)
+        for log, pin in pins.read().items()
+        if pin.known is not None
+    ]
+    logs = _logs_by_origin(store)
+    for note in checkpoints:
+        origin = Note.from_bytes(note).text.partition("\n")[0]
+        if origin not in logs:
+            raise CallerError(
+                f"checkpoint: is of {origin}, expected one of {', '.join(sorted(logs))}"
+            )
+        opened = Checkpoint.open(note, _keys_of(store, logs[origin], trusted))
+        tree = Known(opened.size, opened.root)
+        where = f"checkpoint over {opened.size} entries"
+        seen.append(Seen(log=logs[origin], where=where, tree=tree))
+    return seen
+
+
+def _keys_of(store: Store, log: str, trusted: Mapping[str, VerifierKey]) -> list[VerifierKey]:
+    """Return the trusted key of *log* and those that it handed over to."""
+    if log not in trusted:
+        raise CallerError(f"checkpoint: no key is pinned or given for log {log}")
+    keys = [trusted[log]]
+    with store.read() as view:
+        for note in view.rotations(log):
+            keys.append(Rotation.open(note, keys[-1]).new)
+    return keys
