@@ -3,6 +3,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -221,8 +223,12 @@ def test_a_tail_follows_until_it_is_interrupted(shell: Shell, trail: Path) -> No
         env=shell.variables(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background may have it ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    with tail:
+    with ExitStack() as stack:
+        stack.callback(tail.wait)
+        stack.callback(tail.kill)
         assert tail.stdout is not None
         assert tail.stderr is not None
         # What is recorded before it looks is not its business: record until it answers.
@@ -233,6 +239,8 @@ def test_a_tail_follows_until_it_is_interrupted(shell: Shell, trail: Path) -> No
             first = _line_within(tail, seconds=1)
         tail.send_signal(signal.SIGINT)
         code, errors = tail.wait(timeout=30), tail.stderr.read()
+        tail.stdout.close()
+        tail.stderr.close()
 
     assert ("user", "a.b") == (
         msgspec.json.decode(first)["log"],
