@@ -31,7 +31,7 @@ from indelible.tiles import (
     tiles_of,
 )
 from indelible.verdict import Finding, Level, LogVerdict, Verdict, collecting, limits
-from indelible.verify import Tree, first_of, verify_known, verify_rotations, verify_times
+from indelible.verify import Tree, first_of, verify_rotations, verify_seen, verify_times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ def verify_directory(
         claimed=(),
         leaves=lambda n: _hash_tile(directory, 0, n, TILE_WIDTH),
     )
-    root, signer, anchored = None, None, 0
+    root, signer = None, None
     with collecting(findings, log, "root"):
         root = tree.root_at(checkpoint.size)
         if root != checkpoint.root:
@@ -94,11 +94,7 @@ def verify_directory(
             notes = list(_rotations(directory))
             signer = verify_rotations(tree, log, first_of(key, notes), notes)
             Checkpoint.open(note, [signer])
-    for seen in known:
-        with collecting(findings, log, seen.where):
-            verify_known(tree, seen.tree)
-            if seen.anchor:
-                anchored = max(anchored, seen.tree.size)
+    anchored = verify_seen(tree, log, known, findings)
     verdict = LogVerdict(
         log=log,
         origin=log,

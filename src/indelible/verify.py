@@ -475,6 +475,24 @@ def verify_known(tree: Tree, known: Known) -> None:
         )
 
 
+def verify_seen(tree: Tree, log: str, known: Iterable[Seen], findings: list[Finding]) -> int:
+    """
+    Hold the *tree* of *log* against every tree that was seen before.
+
+    What does not hold is kept among *findings*.
+
+    Returns:
+        The size up to which the log is anchored; 0 where no anchor holds.
+    """
+    anchored = 0
+    for seen in known:
+        with collecting(findings, log, seen.where):
+            verify_known(tree, seen.tree)
+            if seen.anchor:
+                anchored = max(anchored, seen.tree.size)
+    return anchored
+
+
 def first_of(key: VerifierKey, rotations: Sequence[bytes]) -> VerifierKey:
     """
     Return the key that the log began with, if *key* is of the chain of *rotations*.
@@ -545,18 +563,14 @@ def verify_log(
     findings = [part for part in parts if isinstance(part, Finding)]
     findings += _verify_joints(log, parts)
     tree = _tree_of(view, head, parts)
-    root, signer, anchored = None, None, 0
+    root, signer = None, None
     with collecting(findings, log, "root"):
         root = tree.root_at(head.size)
     with collecting(findings, log, "checkpoint"):
         signer = _verify_checkpoint(head, key, root, tree, view.rotations(log))
     with collecting(findings, log, "head"):
         _verify_head(head, root, parts)
-    for seen in known:
-        with collecting(findings, log, seen.where):
-            verify_known(tree, seen.tree)
-            if seen.anchor:
-                anchored = max(anchored, seen.tree.size)
+    anchored = verify_seen(tree, log, known, findings)
     verdict = LogVerdict(
         log=log,
         origin=head.origin,
