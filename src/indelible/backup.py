@@ -33,7 +33,7 @@ from indelible.errors import (
     Rollback,
     StoreError,
 )
-from indelible.keyring import has_signed
+from indelible.signers import has_signed
 from indelible.keys import SigningKey, read_key, write_key
 from indelible.log import append, head_of
 from indelible.log import restore as restore_entry

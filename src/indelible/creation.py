@@ -12,12 +12,13 @@ import os
 import platform
 import re
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from indelible import policies
 from indelible.custody import own_event
 from indelible.durable import replace_file, sync_directory
 from indelible.errors import (
@@ -29,6 +30,8 @@ from indelible.errors import (
     UnsupportedVersion,
 )
 from indelible.event import uuid7
+from indelible.kek import KeyFile
+from indelible.keyring import Keyring
 from indelible.keys import SigningKey, write_key
 from indelible.log import append
 from indelible.pins import Pins
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from indelible.kek import KeyEncryption
     from indelible.policy import Policy
     from indelible.stores.sqlite import SqliteStore
 
@@ -59,7 +63,14 @@ class Description(msgspec.Struct, forbid_unknown_fields=True):
     created_at: str
 
 
-def create(path: Path, *, origin: str | None, keys: Path | None, policy: Policy) -> None:
+def create(
+    path: Path,
+    *,
+    origin: str | None,
+    keys: Path | None,
+    policy: Policy,
+    keeper: KeyEncryption | None = None,
+) -> None:
     """
     Make a trail in the directory *path*, which is missing or empty; see `Trail.create`.
 
@@ -74,7 +85,7 @@ def create(path: Path, *, origin: str | None, keys: Path | None, policy: Policy)
     with system_errors(path):
         _make_directory(path)
         with _creating(path) as marker:
-            _make(path, marker, origin, keys, policy)
+            _make(path, marker, origin, keys, policy, keeper)
 
 
 def default_origin(path: Path) -> str:
@@ -132,6 +143,24 @@ def open_store(path: Path, *, create: bool = False, aside: bool = False) -> Sqli
     return SqliteStore(path, create=create, aside=aside)
 
 
+def open_keyring(
+    path: Path, keys: Path, keeper: KeyEncryption | None, *, create: bool = False
+) -> Keyring:
+    """
+    Open the keyring of the trail at *path*.
+
+    Args:
+        keys: The directory of key files, where no other *keeper* is given.
+    """
+    # Imported here: the package itself loads no database driver.
+    from indelible.stores.sqlite_keyring import SqliteKeyring  # noqa: PLC0415
+
+    store = SqliteKeyring(path)
+    if create:
+        store.create()
+    return Keyring(store, KeyFile(keys) if keeper is None else keeper)
+
+
 def being_created(path: Path) -> bool:
     """Tell whether somebody makes a trail at *path*, or died at it."""
     return (path / _MARKER).exists()
@@ -161,11 +190,23 @@ def _creating(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _make(path: Path, marker: Path, origin: str, keys: Path | None, policy: Policy) -> None:
+def _make(  # noqa: PLR0917 - as `create`
+    path: Path,
+    marker: Path,
+    origin: str,
+    keys: Path | None,
+    policy: Policy,
+    keeper: KeyEncryption | None,
+) -> None:
     trail_id = uuid7(time.time_ns(), os.urandom(10))
     directory = path / "keys" if keys is None else keys
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in [*path.glob("head.db*"), path / "mark", *(path / "keys").glob("*.key")]:
+    for left in [
+        *path.glob("head.db*"),
+        *path.glob("keyring.db*"),
+        path / "mark",
+        *(path / "keys").glob("*.key"),
+    ]:
         left.unlink(missing_ok=True)
     description = Description(
         format=FORMAT,
@@ -181,7 +222,10 @@ def _make(path: Path, marker: Path, origin: str, keys: Path | None, policy: Poli
         signers[stream] = key
     store = open_store(path, create=True)
     try:
+        with closing(open_keyring(path, directory, keeper, create=True)) as keyring:
+            keyring.create()
         with store.write() as transaction:
+            transaction.add_document(policies.text_of(policy))
             for stream, key in signers.items():
                 transaction.create(Head(log=stream, origin=key.name))
             events = [
@@ -190,6 +234,7 @@ def _make(path: Path, marker: Path, origin: str, keys: Path | None, policy: Poli
                     own_event(trail_id, "key.create", log=stream, key=key.verifier.to_text())
                     for stream, key in signers.items()
                 ),
+                own_event(trail_id, policies.SET, **policies.set_by(policy)),
             ]
             append(
                 transaction,

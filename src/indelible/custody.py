@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from indelible.event import Actor, Event, Outcome, Resource
-from indelible.policy import CUSTODY
+from indelible.event import Actor, Event, Outcome, Rationale, Resource
+from indelible.policy import CUSTODY, FieldClass, FieldRule, Policy, Rule, Stream
 from indelible.seal import seal
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from indelible.seal import Sealed
     from indelible.store import Head
+    from indelible.vault import Vault
 
 HEARTBEAT = 60.0
 """Seconds after which the sizes and roots of logs that have grown are named."""
@@ -143,16 +144,64 @@ class Custody:
 
 
 def own_event(trail: str, action: str, **data: Any) -> Sealed:
-    """Return the sealed event of what *trail* did itself."""
-    return seal(
-        Event(
-            action=action,
-            outcome=Outcome.SUCCESS,
-            actor=_SELF,
-            resource=Resource(type="trail", id=trail),
-            data=data,
-        )
+    """Return the sealed event of what *trail* did itself, all of it in clear."""
+    return seal(_event(trail, action, data))
+
+
+def private_event(
+    vault: Vault,
+    trail: str,
+    action: str,
+    *,
+    outcome: Outcome = Outcome.SUCCESS,
+    rationale: str | None = None,
+    **data: Any,
+) -> Sealed:
+    """
+    Return the sealed event of what was done with *trail*, whose private parts are committed.
+
+    These are the rationale, and of the data `PRIVATE`: they may name people.
+
+    Raises:
+        KeyUnavailable: The vault is locked.
+    """
+    event = _event(trail, action, data, outcome, rationale)
+    sealed = seal(event, _OWN.rule_on(event), _OWN)
+    return vault.enclose(sealed, CUSTODY)
+
+
+def _event(
+    trail: str,
+    action: str,
+    data: dict[str, Any],
+    outcome: Outcome = Outcome.SUCCESS,
+    rationale: str | None = None,
+) -> Event:
+    return Event(
+        action=action,
+        outcome=outcome,
+        actor=_SELF,
+        resource=Resource(type="trail", id=trail),
+        data=data,
+        rationale=None if rationale is None else Rationale(text=rationale),
     )
+
+
+PRIVATE = ("subject", "query", "purpose", "ground")
+"""Names below ``/data`` of custody entries whose values may name people."""
+
+_OWN = Policy(
+    id="custody",
+    streams={CUSTODY: Stream()},
+    rules=(Rule(name="custody", stream=CUSTODY),),
+    fields={
+        "*": FieldRule(class_=FieldClass.PUBLIC),
+        "/data/*": FieldRule(class_=FieldClass.PUBLIC),
+        "/rationale": FieldRule(class_=FieldClass.INTERNAL),
+        **{f"/data/{name}": FieldRule(class_=FieldClass.ACCOUNTABLE) for name in PRIVATE},
+    },
+)
+"""How the trail classifies what it writes about itself; no policy of others changes it."""
 
 
 def _tree(head: Head) -> dict[str, Any]:

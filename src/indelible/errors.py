@@ -9,13 +9,16 @@ Every error of Indelible, as one tree that says whose turn it is.
     │   │   └── EventTooLarge      it does not fit into an entry
     │   ├── InvalidQuery           a query, filter or time that means nothing
     │   │   └── InvalidCursor      a cursor of another query, or a changed one
+    │   ├── InvalidPolicy          a policy that means nothing, or does not follow the last
+    │   ├── NotApproved            too few people have approved what is to be done
     │   ├── UnknownStream          the trail has no such stream
     │   ├── NotFound               no entry has this id
     │   ├── NotATrail              this directory holds no trail
     │   ├── AlreadyATrail          this directory holds one already
     │   ├── UnsupportedVersion     a newer version of Indelible wrote this
     │   ├── UnsupportedFileSystem  SQLite's locks do not hold there
-    │   ├── KeyUnavailable         the signing key is lost or may not be read
+    │   ├── KeyUnavailable         a key is lost or may not be read
+    │   ├── Forbidden              the role may not see, search or do this
     │   └── TrailClosed            the trail was closed
     ├── StoreError             try again: nothing was written
     │   ├── StoreFull              the disk or the quota is full
@@ -74,6 +77,26 @@ class InvalidCursor(InvalidQuery):
     """A cursor that belongs to another query or was changed."""
 
 
+class InvalidPolicy(CallerError):
+    """
+    A policy that means nothing, or does not follow the one in force.
+
+    Args:
+        message: What was found and what was expected.
+        line: Of the document, from 1, where it is known.
+        key: Path of the key in the document, such as ``rule[2].stream``.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None, key: str | None = None) -> None:
+        self.line, self.key = line, key
+        where = "" if line is None else f"line {line}: "
+        super().__init__(f"{where}{message}" if key is None else f"{where}{key}: {message}")
+
+
+class NotApproved(CallerError):
+    """Too few people have approved what is to be done, or they approved something else."""
+
+
 class UnknownStream(CallerError):
     """The trail has no stream of this name."""
 
@@ -99,7 +122,11 @@ class UnsupportedFileSystem(CallerError):
 
 
 class KeyUnavailable(CallerError):
-    """A signing key is lost, unreadable, or readable by others."""
+    """A key, to sign with or of the vault, is lost, unreadable, or readable by others."""
+
+
+class Forbidden(CallerError):
+    """The role of whoever asks may not see, search or do this."""
 
 
 class TrailClosed(CallerError):

@@ -16,19 +16,21 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from indelible.box import ValueState
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidQuery
-from indelible.query import items, logs_of, matches_in_log
+from indelible.query import check_allowed, items, logs_of, matches_in_log
 from indelible.store import Wanted
-from indelible.terms import Field, term
+from indelible.terms import LOOKUPS, Field, field_of, term
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from indelible.event import Event
-    from indelible.query import Query
+    from indelible.query import Item, Query
     from indelible.store import Head, View
+    from indelible.vault import Opener
 
 FEW = 4_096
 """Most matches of a log that are read to be counted; more are counted by the index."""
@@ -43,19 +45,42 @@ class Facet:
         counts: The most frequent values, each with how often it occurs.
         distinct: How many values there are.
         total: How many entries have one.
+        withheld: How many entries have one besides, which is not shown: by the viewer's
+            role, or because it was erased. Nothing is said of how many values these are.
     """
 
     counts: tuple[tuple[str, int], ...]
     distinct: int
     total: int
+    withheld: int = 0
 
 
-_FIELDS: dict[str, tuple[Field, Callable[[Event], str | None]]] = {
-    "actor": (Field.ACTOR, lambda event: str(event.actor)),
-    "action": (Field.ACTION, lambda event: event.action),
-    "resource": (Field.RESOURCE, lambda event: str(event.resource)),
-    "outcome": (Field.OUTCOME, lambda event: event.outcome.value),
-    "session": (Field.SESSION, lambda event: event.session),
+@dataclass(frozen=True, slots=True)
+class _Of:
+    """
+    A field that can be counted.
+
+    Attributes:
+        term: Field of its terms.
+        text: Its text in an event.
+        path: Where its value stands, if it can be committed.
+        lookup: Field of the lookups of committed ones.
+    """
+
+    term: Field
+    text: Callable[[Event], str | None]
+    path: str = ""
+    lookup: Field | None = None
+
+
+_FIELDS: dict[str, _Of] = {
+    "actor": _Of(Field.ACTOR, lambda event: str(event.actor), "/actor/id", Field.ACTOR_LOOKUP),
+    "action": _Of(Field.ACTION, lambda event: event.action),
+    "resource": _Of(
+        Field.RESOURCE, lambda event: str(event.resource), "/resource/id", Field.RESOURCE_LOOKUP
+    ),
+    "outcome": _Of(Field.OUTCOME, lambda event: event.outcome.value),
+    "session": _Of(Field.SESSION, lambda event: event.session, "/session", Field.SESSION_LOOKUP),
 }
 
 
@@ -64,16 +89,19 @@ def facets(
     query: Query,
     fields: Sequence[str] = ("actor", "action", "resource", "outcome"),
     top: int = 10,
+    opener: Opener | None = None,
 ) -> dict[str, Facet]:
     """
     Count the values of each of *fields* over all entries that *query* asks for.
 
     Args:
         top: How many values of each field are named, the most frequent first.
+        opener: Opens committed values for who asks; without one they are withheld.
 
     Raises:
         InvalidQuery: There is no such field, or *top* is no number from 0.
         UnknownStream: A stream that is asked for does not exist.
+        Forbidden: It asks by values that the viewer's role does not see.
         Damaged: An entry that may belong to the answer cannot be read, or the index
             names one for a value that it does not have.
     """
@@ -82,12 +110,15 @@ def facets(
             raise InvalidQuery(f"facet: found {field!r}, expected one of {', '.join(_FIELDS)}")
     if type(top) is not int or top < 0:
         raise InvalidQuery(f"top: found {top!r}, expected a number from 0")
+    check_allowed(query, opener)
     tallies: dict[str, _Tally] = {field: _Tally() for field in fields}
     for head in logs_of(view, query):
-        indexes = _matching(view, head, query)
-        for field, terms in _count(view, head.log, indexes, fields).items():
-            tallies[field].add(head.log, terms)
-    return {field: _facet(view, field, tally, top) for field, tally in tallies.items()}
+        indexes = _matching(view, head, query, opener)
+        if indexes is None or len(indexes) > FEW:
+            _count_by_index(view, head, indexes, tallies, opener)
+        else:
+            _count_by_reading(view, head.log, indexes, tallies, opener)
+    return {field: _facet(view, field, tally, top, opener) for field, tally in tallies.items()}
 
 
 class _Tally:
@@ -96,6 +127,8 @@ class _Tally:
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
         self.examples: dict[int, tuple[str, int]] = {}
+        self.texts: Counter[str] = Counter()
+        self.withheld = 0
 
     def add(self, log: str, terms: Mapping[int, tuple[int, int]]) -> None:
         for number, (count, index) in terms.items():
@@ -103,55 +136,112 @@ class _Tally:
             self.examples[number] = (log, index)
 
 
-def _count(
-    view: View, log: str, indexes: Sequence[int] | None, fields: Sequence[str]
-) -> Mapping[str, Mapping[int, tuple[int, int]]]:
-    """Return per field and term how often it occurs, and the index of an entry that has it."""
-    if indexes is None or len(indexes) > FEW:
-        return {field: view.tally(log, _FIELDS[field][0], indexes) for field in fields}
-    counts: dict[str, dict[int, tuple[int, int]]] = {field: {} for field in fields}
-    for item in items(view, log, indexes):
-        for field in fields:
-            of, text_of = _FIELDS[field]
-            text = text_of(item.event)
-            if text is not None:
-                number = term(of, text)
-                count, _ = counts[field].get(number, (0, 0))
-                counts[field][number] = (count + 1, item.index)
-    return counts
+def _count_by_reading(
+    view: View,
+    log: str,
+    indexes: Sequence[int],
+    tallies: Mapping[str, _Tally],
+    opener: Opener | None,
+) -> None:
+    for item in items(view, log, indexes, opener):
+        for field, tally in tallies.items():
+            of = _FIELDS[field]
+            if not _is_shown(item, of, opener):
+                tally.withheld += 1
+            elif (text := of.text(item.event)) is not None:
+                tally.texts[text] += 1
 
 
-def _facet(view: View, field: str, tally: _Tally, top: int) -> Facet:
-    counts = tally.counts
-    # Which of equally frequent values are named does not depend on the store.
-    most = nlargest(top, counts, key=lambda number: (counts[number], number))
-    named = [
-        (_text(view, field, number, *tally.examples[number]), counts[number]) for number in most
-    ]
-    return Facet(
-        counts=tuple(sorted(named, key=lambda pair: (-pair[1], pair[0]))),
-        distinct=len(counts),
-        total=counts.total(),
+def _is_shown(item: Item, of: _Of, opener: Opener | None) -> bool:
+    state = item.states.get(of.path, ValueState.OPEN)
+    return state is ValueState.OPEN or (
+        opener is not None and opener.stands_in(of.path, item.states)
     )
 
 
-def _text(view: View, field: str, number: int, log: str, index: int) -> str:
-    of, text_of = _FIELDS[field]
-    (item,) = items(view, log, [index])
-    text = text_of(item.event)
-    if text is None or term(of, text) != number:
+def _count_by_index(
+    view: View,
+    head: Head,
+    indexes: Sequence[int] | None,
+    tallies: Mapping[str, _Tally],
+    opener: Opener | None,
+) -> None:
+    entries = head.size if indexes is None else len(indexes)
+    for field, tally in tallies.items():
+        of = _FIELDS[field]
+        terms = view.tally(head.log, of.term, indexes)
+        tally.add(head.log, terms)
+        if of.lookup is None:
+            continue
+        counted = sum(count for count, _ in terms.values())
+        # Lookups tell identities apart: they are for those who see these, at least as
+        # pseudonyms. For others all are alike.
+        if opener is not None and opener.may_count(of.path):
+            lookups = view.tally(head.log, of.lookup, indexes)
+            tally.add(head.log, lookups)
+            counted += sum(count for count, _ in lookups.values())
+        if field != "session":
+            tally.withheld += entries - counted
+        elif opener is None or not opener.may_count(of.path):
+            lookups = view.tally(head.log, of.lookup, indexes)
+            tally.withheld += sum(count for count, _ in lookups.values())
+
+
+def _facet(view: View, field: str, tally: _Tally, top: int, opener: Opener | None) -> Facet:
+    counts, texts = tally.counts, Counter(tally.texts)
+    # Which of equally frequent values are named does not depend on the store. What was
+    # read in one log may also stand in the index of another: all of these are named.
+    most = (
+        list(counts)
+        if texts
+        else nlargest(top, counts, key=lambda number: (counts[number], number))
+    )
+    withheld = tally.withheld
+    for number in most:
+        text = _text(view, field, number, *tally.examples[number], opener)
+        if text is None:
+            withheld += counts[number]
+        else:
+            texts[text] += counts[number]
+    named = sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return Facet(
+        counts=tuple(named[:top]),
+        distinct=len(texts) + len(counts) - len(most),
+        total=counts.total() + tally.texts.total() - (withheld - tally.withheld),
+        withheld=withheld,
+    )
+
+
+def _text(  # noqa: PLR0917
+    view: View, field: str, number: int, log: str, index: int, opener: Opener | None
+) -> str | None:
+    of = _FIELDS[field]
+    (item,) = items(view, log, [index], opener)
+    if field_of(number) in LOOKUPS:
+        return of.text(item.event) if _is_shown(item, of, opener) else None
+    text = of.text(item.event)
+    if text is None or term(of.term, text) != number:
         raise Damaged(f"log {log}: entry {index} does not have the {field} that the index says")
     return text
 
 
-def _matching(view: View, head: Head, query: Query) -> Sequence[int] | None:
+def _matching(view: View, head: Head, query: Query, opener: Opener | None) -> Sequence[int] | None:
     """Return the indexes of what matches in one log, ascending; None for all of it."""
-    if query.text or query.id or query.trace or query.occurred_since or query.occurred_until:
+    if (
+        query.text
+        or query.id
+        or query.trace
+        or query.value
+        or query.ip
+        or query.occurred_since
+        or query.occurred_until
+        or (opener is not None and opener.viewer.case is not None and query.names())
+    ):
         ascending = replace(query, newest_first=False)
-        return [item.index for item in matches_in_log(view, head, ascending, 0, head.size)]
+        return [item.index for item in matches_in_log(view, head, ascending, 0, head.size, opener)]
     first = 0 if query.since is None else _recorded(view, head, query.since)
     last = head.size if query.until is None else _recorded(view, head, query.until)
-    (wanted,), unwanted = query.wanted(), query.unwanted()
+    (wanted,), unwanted = query.wanted(opener), query.unwanted(opener)
     if not wanted.groups and not unwanted:
         return None if (first, last) == (0, head.size) else range(first, last)
     indexes = _indexes(view, head, wanted, first, last)

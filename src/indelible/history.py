@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
+from indelible.box import ValueState
 from indelible.errors import InvalidQuery
 from indelible.event import Outcome
+from indelible.fields import escape
 from indelible.query import Query, matches
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from indelible.query import Item
     from indelible.store import View
+    from indelible.vault import Opener
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -81,12 +84,19 @@ class State:
     unexplained: tuple[Unexplained, ...]
 
 
-def history(view: View, resource: str, *, until: datetime | None = None) -> Iterator[Item]:
+def history(
+    view: View,
+    resource: str,
+    *,
+    until: datetime | None = None,
+    opener: Opener | None = None,
+) -> Iterator[Item]:
     """
     Yield all entries about *resource*, of all logs, oldest first.
 
     Args:
         until: Only what was recorded before.
+        opener: Opens committed values for who asks; without one they are withheld.
 
     Raises:
         InvalidQuery: *resource* is not one ``type:id``, or *until* has no time zone.
@@ -95,10 +105,12 @@ def history(view: View, resource: str, *, until: datetime | None = None) -> Iter
     query = Query(resource=resource, until=until, newest_first=False)
     if resource.endswith(":*"):
         raise InvalidQuery(f"resource: found {resource!r}, expected one TYPE:ID")
-    return matches(view, query)
+    return matches(view, query, opener)
 
 
-def state(view: View, resource: str, at: datetime | None = None) -> State:
+def state(
+    view: View, resource: str, at: datetime | None = None, opener: Opener | None = None
+) -> State:
     """
     Return the fields of *resource* as they were at a time.
 
@@ -110,19 +122,26 @@ def state(view: View, resource: str, at: datetime | None = None) -> State:
         InvalidQuery: *resource* is not one ``type:id``, or *at* has no time zone.
         Damaged: An entry that may belong to the answer cannot be read.
     """
-    return fold(history(view, resource, until=None if at is None else _just_after(at)))
+    until = None if at is None else _just_after(at)
+    return fold(history(view, resource, until=until, opener=opener))
 
 
 def fold(items: Iterable[Item]) -> State:
     """Return the state that the changes of *items*, oldest first, leave."""
     left: dict[str, Value] = {}
     unexplained: list[Unexplained] = []
+    unknown: set[str] = set()
     for item in items:
         if item.event.outcome is not Outcome.SUCCESS:
             continue
         for field, change in (item.event.changes or {}).items():
             before = left.get(field)
-            if before is not None and not _same(before.value, change.old):
+            if not _is_open(item, field):
+                # Whatever it was set to: what comes next contradicts nothing.
+                unknown.add(field)
+            elif field in unknown:
+                unknown.remove(field)
+            elif before is not None and not _same(before.value, change.old):
                 unexplained.append(
                     Unexplained(
                         field=field,
@@ -137,6 +156,14 @@ def fold(items: Iterable[Item]) -> State:
         values={field: value for field, value in left.items() if value.value is not UNSET},
         unexplained=tuple(unexplained),
     )
+
+
+def _is_open(item: Item, field: str) -> bool:
+    """Tell whether the values of a change are those of the event, rather than masks."""
+    if f"/changes/{escape(field)}" in item.clear.dropped:
+        return False
+    state = item.states.get(f"/changes/{escape(field)}", ValueState.OPEN)
+    return state is ValueState.OPEN
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,97 +1,626 @@
 """
-Keyring: which key signs a log now, in a directory of key files.
+Keyring: the keys of the vault, and what values are found by without being kept.
 
-A rotation puts the new key beside the old one, ``user.new``, before the log knows
-it; whoever signs next takes it into use if the log does. So a crash in between
-leaves a key that still fits, or one that nothing knows.
+::
+
+    keeper (file, passphrase, KMS)  wraps  KEK, one a version
+    KEK                             wraps  data keys and index keys
+    data key                        seals  the boxes of one subject, class and month
+    index key                       makes  lookups of values and subjects
+
+A data key is random, never derived from whom it belongs to, and durable before the
+first box under it. To destroy it is to destroy its boxes wherever copies of them are;
+to destroy a version of the KEK kills what copies of the keyring hold.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hmac
+import os
+import threading
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Protocol
 
-from indelible.durable import sync_directory
-from indelible.errors import KeyUnavailable
-from indelible.keys import SigningKey, read_key, write_key
-from indelible.note import Note
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from indelible.errors import KeyUnavailable, Moved
+from indelible.event import uuid7
+from indelible.policy import FieldClass
+from indelible.terms import Field, numbered
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from indelible.keys import Signer
-    from indelible.store import Head
+    from indelible.kek import KeyEncryption
+
+KEY_SIZE = 32
+NONCE_SIZE = 12
+ID_SIZE = 16
+
+_CLASSES = tuple(FieldClass)
+_MOST_HELD = 65_536
+
+
+class WrappedKek(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One version of the KEK, as its keeper wrapped it.
+
+    Attributes:
+        kind: Which kind of keeper did.
+    """
+
+    version: int
+    kind: str
+    wrapped: bytes
+    created_at: int
+
+
+class WrappedIndexKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of lookups; the one with the greatest number makes new ones."""
+
+    number: int
+    kek: int
+    wrapped: bytes
+    created_at: int
+
+
+class WrappedDataKey(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A data key at rest.
+
+    Attributes:
+        id: A UUIDv7's 16 bytes.
+        subject: Keyed hash of whose values it seals; empty where they are nobody's.
+        class_: Of the values, see `FieldClass`.
+        month: ``year * 12 + month - 1``.
+        kek: Version of the KEK that it is wrapped under.
+    """
+
+    id: bytes
+    subject: bytes
+    class_: FieldClass
+    month: int
+    kek: int
+    wrapped: bytes
+
+
+class KeyStore(Protocol):
+    """
+    Where the keyring is kept: a file of its own, with backups of its own that live shortly.
+
+    Usable from several threads and processes. What a method has done is durable when it
+    returns; what it destroyed is then in no file of the store. Each raises `StoreError`,
+    after which nothing was done, or it was done: repeating it is safe.
+    """
+
+    def keks(self) -> Sequence[WrappedKek]:
+        """Return the versions of the KEK that were not destroyed, in order."""
+        ...
+
+    def index_keys(self) -> Sequence[WrappedIndexKey]:
+        """Return the index keys, in order."""
+        ...
+
+    def data_keys(self, ids: Collection[bytes]) -> Sequence[WrappedDataKey]:
+        """Return those of the data keys *ids* that there are."""
+        ...
+
+    def find(self, subjects: Collection[bytes]) -> Sequence[WrappedDataKey]:
+        """Return the data keys of any of *subjects*."""
+        ...
+
+    def under(self, kek: int, limit: int) -> Sequence[WrappedDataKey]:
+        """Return up to *limit* data keys that are wrapped under this version."""
+        ...
+
+    def count(self) -> Mapping[int, int]:
+        """Return how many data keys are wrapped under each version of the KEK."""
+        ...
+
+    def add(
+        self,
+        *,
+        keks: Iterable[WrappedKek] = (),
+        index_keys: Iterable[WrappedIndexKey] = (),
+        data_keys: Iterable[WrappedDataKey] = (),
+    ) -> None:
+        """Keep keys, all or none; one with an id or number that is there replaces it."""
+        ...
+
+    def destroy(
+        self,
+        *,
+        data_keys: Collection[bytes] = (),
+        index_keys: Collection[int] = (),
+        keks: Collection[int] = (),
+    ) -> None:
+        """Destroy keys so that nothing of them is left in a file; what is gone stays gone."""
+        ...
+
+    def version(self) -> int:
+        """Return a number that changes when another process has changed the keys."""
+        ...
+
+    def add_erasure(self, digest: bytes, data: bytes) -> None:
+        """Keep what an erasure did, under the digest of its plan; it replaces what was there."""
+        ...
+
+    def erasures(self) -> Mapping[bytes, bytes]:
+        """Return what was kept of erasures, by the digests of their plans."""
+        ...
+
+    def close(self) -> None:
+        """Give back files."""
+        ...
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    An erasure as the keyring keeps it, so that it can be repeated on older copies.
+
+    Attributes:
+        plan, approvals: Their exact bytes.
+        began_at: Microseconds since 1970.
+        keys: Data keys that boxes it covers were under.
+    """
+
+    plan: bytes
+    approvals: tuple[bytes, ...]
+    began_at: int
+    keys: tuple[bytes, ...]
+
+
+class DataKey:
+    """
+    A data key in memory.
+
+    Attributes:
+        id: What boxes name it by.
+        class_: Of the values in its boxes.
+        subject: Keyed hash of whose values they are.
+        month: When it came into use, as `WrappedDataKey.month`.
+    """
+
+    __slots__ = ("class_", "decrypt", "encrypt", "id", "month", "subject")
+
+    def __init__(self, kept: WrappedDataKey, key: bytes) -> None:
+        cipher = AESGCM(key)
+        self.id, self.class_ = kept.id, kept.class_
+        self.subject, self.month = kept.subject, kept.month
+        self.encrypt, self.decrypt = cipher.encrypt, cipher.decrypt
 
 
 class Keyring:
-    """The signing keys in *directory*, a file for each log."""
+    """
+    The keys in *store*, unlocked by *keeper*.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._held: dict[str, Signer] = {}
+    Keys that are made at recording are fresh: whoever writes the boxes calls `keep`
+    before, so that no box is ever without its key. Usable from several threads.
 
-    def signer_of(self, head: Head) -> Signer:
+    Args:
+        now: Microseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        keeper: KeyEncryption,
+        *,
+        now: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    ) -> None:
+        self._store, self._keeper, self._now = store, keeper, now
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold no key in memory any more; what was fresh and not kept is lost with its boxes."""
+        # Anew: in a process that was just forked, another thread may have held it.
+        self._lock = threading.RLock()
+        self._keks: dict[int, AESGCM] = {}
+        self._index_keys: dict[int, bytes] = {}
+        self._current: dict[tuple[str | None, FieldClass], DataKey] = {}
+        self._opened: dict[bytes, DataKey] = {}
+        self._version = -1
+        self._fresh: dict[bytes, tuple[WrappedDataKey, bytes]] = {}
+        self._lookups: dict[tuple[Field, str], int] = {}
+        self._month = (0, 0)
+
+    def close(self) -> None:
+        """Hold no key any more, and give back the store's files."""
+        self.forget()
+        self._store.close()
+
+    def create(self) -> None:
         """
-        Return the key that signs what follows *head*: the one that signed it.
-
-        To be called while nobody else may write. Another process may have rotated the
-        key, or died at it after the log knew the new one: then that is finished.
+        Make the first version of the KEK and the first index key, where there are none.
 
         Raises:
-            KeyUnavailable: It is lost or may not be read, or another lies in its place.
+            KeyUnavailable, StoreError: The keeper or the store refused.
         """
-        held = self._held.get(head.log)
-        if held is not None and has_signed(held, head):
-            return held
-        path, aside = self._paths(head.log)
-        key = read_key(path, head.origin)
-        if not has_signed(key, head) and aside.exists():
-            key = read_key(aside, head.origin)
-            if has_signed(key, head):
-                aside.replace(path)
-                sync_directory(path.parent)
-        if not has_signed(key, head):
-            raise KeyUnavailable(f"{path}: found another key than signed log {head.log} last")
-        self._held[head.log] = key
-        return key
+        with self._lock:
+            if not self._store.keks():
+                self._add_kek(1)
+            if not self._store.index_keys():
+                self._add_index_key(1)
 
-    def look_up(self, head: Head) -> Signer:
+    # ---- Sealing ----
+
+    def data_key(self, subject: str | None, class_: FieldClass) -> DataKey:
         """
-        Return the key that signed *head*, while others may write and nothing is changed.
+        Return the key for values of *subject* and *class_* of this month, made if need be.
 
         Raises:
-            KeyUnavailable: It is lost or may not be read, or another lies in its place.
+            KeyUnavailable: The keyring is locked.
         """
-        path, aside = self._paths(head.log)
-        # In this order, it is found whoever finishes a rotation meanwhile.
-        for place in (path, aside, path):
-            if (place != aside or aside.exists()) and has_signed(key := read_key(place), head):
-                return key
-        raise KeyUnavailable(f"{path}: found another key than signed log {head.log} last")
+        now = self._now()
+        if now >= self._month[1]:
+            self._begin_month(now)
+        found = self._current.get((subject, class_))
+        if found is None:
+            with self._lock:
+                found = self._current.get((subject, class_))
+                if found is None:
+                    if len(self._current) >= _MOST_HELD:
+                        self._current.clear()
+                    found = self._find_or_make(subject, class_, now)
+                    self._current[subject, class_] = found
+        return found
 
-    def prepare(self, head: Head) -> tuple[SigningKey, SigningKey]:
+    def _begin_month(self, now: int) -> None:
+        moment = datetime.fromtimestamp(now / 1e6, UTC)
+        month = moment.year * 12 + moment.month - 1
+        following = datetime((month + 1) // 12, (month + 1) % 12 + 1, 1, tzinfo=UTC)
+        self._current.clear()
+        self._month = (month, int(following.timestamp() * 1e6))
+
+    def _find_or_make(self, subject: str | None, class_: FieldClass, now: int) -> DataKey:
+        month = self._month[0]
+        named = self.subject_hashes(subject)
+        for wrapped in self._store.find(named):
+            if (wrapped.class_, wrapped.month) == (class_, month):
+                return self._unwrap(wrapped)
+        return self._make(named[-1], class_, month, now)
+
+    def _make(self, subject: bytes, class_: FieldClass, month: int, now: int) -> DataKey:
+        version = self._newest_kek()
+        key_id = bytes.fromhex(uuid7(now * 1_000, os.urandom(10)).replace("-", ""))
+        key = os.urandom(KEY_SIZE)
+        wrapped = WrappedDataKey(
+            id=key_id, subject=subject, class_=class_, month=month, kek=version, wrapped=b""
+        )
+        self._fresh[key_id] = (self._wrapped(wrapped, key, version), key)
+        made = self._opened[key_id] = DataKey(wrapped, key)
+        return made
+
+    def successor(self, key: DataKey) -> DataKey:
+        """Return a new data key for what *key* is for, which is not durable yet."""
+        with self._lock:
+            return self._make(key.subject, key.class_, key.month, self._now())
+
+    def keep(self, ids: Iterable[bytes]) -> None:
         """
-        Return the key that signed *head* and a new one, which lies ready beside it.
+        Make those of the data keys *ids* durable that are not yet; call it before their boxes.
 
         Raises:
-            KeyUnavailable: The old key is lost, or the new one cannot be written.
+            Moved: One was destroyed meanwhile; its boxes have to be made anew.
+            StoreError: They may not be durable; the boxes must not be written.
         """
-        path, aside = self._paths(head.log)
-        self.signer_of(head)  # finishes a rotation that was cut off
-        old = read_key(path, head.origin)
-        aside.unlink(missing_ok=True)
-        new = SigningKey.generate(head.origin)
-        write_key(aside, new)
-        # Crash here: a key that nothing knows; the next rotation overwrites it.
-        return old, new
+        named = set(ids)
+        if not named:
+            return
+        version = self._store.version()
+        if version != self._version:
+            self._check_living({key_id for key_id in named if key_id not in self._fresh})
+            self._version = version
+        fresh = [key for key_id in named if (key := self._fresh.get(key_id)) is not None]
+        if not fresh:
+            return
+        # Crash after this line: keys without boxes, which seal and reveal nothing.
+        try:
+            self._store.add(data_keys=[wrapped for wrapped, _ in fresh])
+        except Moved:
+            # Another process has rotated the KEK since; these keys never left this one.
+            with self._lock:
+                self._keks.clear()
+                version = self._newest_kek()
+            self._store.add(data_keys=[self._wrapped(key, raw, version) for key, raw in fresh])
+        for wrapped, _ in fresh:
+            self._fresh.pop(wrapped.id, None)
 
-    def _paths(self, log: str) -> tuple[Path, Path]:
-        path = self._directory / f"{log}.key"
-        return path, path.with_suffix(".new")
+    def _check_living(self, ids: set[bytes]) -> None:
+        gone = ids - {key.id for key in self._store.data_keys(ids)}
+        if gone:
+            with self._lock:
+                self._current.clear()
+                for key_id in gone:
+                    self._opened.pop(key_id, None)
+            raise Moved("keyring: a data key was destroyed since; what it sealed is sealed anew")
+
+    def _wrapped(self, key: WrappedDataKey, raw: bytes, version: int) -> WrappedDataKey:
+        return msgspec.structs.replace(
+            key, kek=version, wrapped=self._wrap(version, raw, _context(key))
+        )
+
+    # ---- Opening ----
+
+    def open(self, ids: Collection[bytes]) -> dict[bytes, DataKey]:
+        """
+        Return those of the data keys *ids* that there are.
+
+        Raises:
+            KeyUnavailable: The version of the KEK that one is wrapped under is lost.
+        """
+        found = {key_id: key for key_id in ids if (key := self._opened.get(key_id)) is not None}
+        missing = [key_id for key_id in ids if key_id not in found]
+        for at in range(0, len(missing), 500):
+            for wrapped in self._store.data_keys(missing[at : at + 500]):
+                found[wrapped.id] = self._unwrap(wrapped)
+        return found
+
+    def _unwrap(self, wrapped: WrappedDataKey) -> DataKey:
+        key = self._decrypt(wrapped.kek, wrapped.wrapped, _context(wrapped), "data key")
+        opened = DataKey(wrapped, key)
+        if len(self._opened) >= _MOST_HELD:
+            self._opened = {key_id: self._opened[key_id] for key_id in self._fresh}
+        self._opened[wrapped.id] = opened
+        return opened
+
+    def of_subject(self, subject: str) -> list[WrappedDataKey]:
+        """Return the data keys of *subject*, ``type:id``, that there are."""
+        return list(self._store.find(self.subject_hashes(subject)))
+
+    def wrapped(self, ids: Collection[bytes]) -> list[WrappedDataKey]:
+        """Return those of the data keys *ids* that there are, as they are at rest."""
+        return list(self._store.data_keys(ids))
+
+    def remember(self, digest: bytes, erasure: Erasure) -> None:
+        """Keep what an erasure did with the keys, under its plan's digest."""
+        self._store.add_erasure(digest, msgspec.msgpack.encode(erasure))
+
+    def erasures(self) -> dict[bytes, Erasure]:
+        """Return the erasures that the keyring knows of, by the digests of their plans."""
+        return {
+            digest: msgspec.msgpack.decode(data, type=Erasure)
+            for digest, data in self._store.erasures().items()
+        }
+
+    def destroy(self, ids: Collection[bytes]) -> None:
+        """
+        Destroy data keys for good, here and in the store.
+
+        Raises:
+            StoreError: Some may be left; repeating it is safe.
+        """
+        with self._lock:
+            for key_id in ids:
+                self._opened.pop(key_id, None)
+                self._fresh.pop(key_id, None)
+            self._current.clear()
+            self._lookups.clear()
+            self._store.destroy(data_keys=ids)
+
+    # ---- Lookups ----
+
+    def lookup(self, field: Field, text: str) -> int:
+        """
+        Return the number by which *text* of *field* is found from now on.
+
+        Raises:
+            KeyUnavailable: The keyring is locked.
+        """
+        found = self._lookups.get((field, text))
+        if found is None:
+            if len(self._lookups) >= _MOST_HELD:
+                self._lookups.clear()
+            keys = self._unlocked_index_keys()
+            number = _hashed(keys[max(keys)], field, text)
+            found = self._lookups[field, text] = number
+        return found
+
+    def lookups(self, field: Field, text: str) -> frozenset[int]:
+        """
+        Return the numbers by which *text* of *field* may be found, one for each index key.
+
+        Raises:
+            KeyUnavailable: The keyring is locked.
+        """
+        return frozenset(_hashed(key, field, text) for key in self._unlocked_index_keys().values())
+
+    def subject_hashes(self, subject: str | None) -> list[bytes]:
+        """Return what data keys of *subject* are kept by, for each index key; the newest last."""
+        if subject is None:
+            return [b""]
+        keys = self._unlocked_index_keys()
+        return [_digest(keys[number], b"subject", subject)[:16] for number in sorted(keys)]
+
+    def secret(self, purpose: str) -> bytes:
+        """Return a key for pseudonyms or fingerprints; it lives as long as the first index key."""
+        keys = self._unlocked_index_keys()
+        return _digest(keys[min(keys)], b"secret", purpose)
+
+    # ---- Keys of keys ----
+
+    def rotate(self) -> int:
+        """
+        Wrap all living keys under a new version of the KEK, and destroy the old ones.
+
+        Returns:
+            The new version. After a crash in between, call it again.
+
+        Raises:
+            KeyUnavailable, StoreError: Both versions are there as long as both are needed.
+        """
+        with self._lock:
+            self.keep(list(self._fresh))
+            versions = [kek.version for kek in self._store.keks()]
+            version = max(versions, default=0) + 1
+            self._add_kek(version)
+            # Crash here, or anywhere below: several versions, each still wrapping some keys.
+            for key in self._store.index_keys():
+                raw = self._decrypt(key.kek, key.wrapped, _index_context(key.number), "index key")
+                self._store.add(
+                    index_keys=[
+                        msgspec.structs.replace(
+                            key,
+                            kek=version,
+                            wrapped=self._wrap(version, raw, _index_context(key.number)),
+                        )
+                    ]
+                )
+            for old in versions:
+                while batch := self._store.under(old, 1_000):
+                    self._store.add(data_keys=[self._rewrapped(key, version) for key in batch])
+            self._store.destroy(keks=versions)
+            for old in versions:
+                self._keks.pop(old, None)
+                self._keeper.destroy(old)
+            return version
+
+    def _rewrapped(self, key: WrappedDataKey, version: int) -> WrappedDataKey:
+        raw = self._decrypt(key.kek, key.wrapped, _context(key), "data key")
+        return self._wrapped(key, raw, version)
+
+    def rotate_index(self) -> int:
+        """
+        Make a new index key, under which new lookups are; return its number.
+
+        Older keys stay for what was recorded under them, until `destroy_index`.
+        """
+        with self._lock:
+            number = max((key.number for key in self._store.index_keys()), default=0) + 1
+            self._add_index_key(number)
+            self._index_keys.clear()
+            self._lookups.clear()
+            self._current.clear()
+            return number
+
+    def versions(self) -> Mapping[int, int]:
+        """Return the versions of the KEK, each with how many data keys are under it."""
+        counts = self._store.count()
+        return {kek.version: counts.get(kek.version, 0) for kek in self._store.keks()}
+
+    def _add_kek(self, version: int) -> None:
+        raw = os.urandom(KEY_SIZE)
+        wrapped = self._keeper.wrap(raw, version)
+        self._store.add(
+            keks=[
+                WrappedKek(
+                    version=version,
+                    kind=self._keeper.kind,
+                    wrapped=wrapped,
+                    created_at=self._now(),
+                )
+            ]
+        )
+        self._keks[version] = AESGCM(raw)
+
+    def _add_index_key(self, number: int) -> None:
+        version = self._newest_kek()
+        wrapped = self._wrap(version, os.urandom(KEY_SIZE), _index_context(number))
+        self._store.add(
+            index_keys=[
+                WrappedIndexKey(number=number, kek=version, wrapped=wrapped, created_at=self._now())
+            ]
+        )
+
+    def _newest_kek(self) -> int:
+        if not self._keks:
+            with self._lock:
+                self._unlock()
+        return max(self._keks)
+
+    def _unlock(self) -> None:
+        """Unwrap the newest version of the KEK; older ones when they are needed."""
+        keks = self._store.keks()
+        if not keks:
+            raise KeyUnavailable(
+                "vault: found no key in the keyring, expected a version of its KEK"
+            )
+        self._kek(keks[-1].version)
+
+    def _kek(self, version: int) -> AESGCM:
+        found = self._keks.get(version)
+        if found is None:
+            with self._lock:
+                row = next((kek for kek in self._store.keks() if kek.version == version), None)
+                if row is None:
+                    raise KeyUnavailable(
+                        f"vault key version {version}: it was destroyed, or the keyring is another"
+                    )
+                if row.kind != self._keeper.kind:
+                    raise KeyUnavailable(
+                        f"vault key version {version}: is kept by {row.kind},"
+                        f" found {self._keeper.kind}"
+                    )
+                found = self._keks[version] = AESGCM(self._keeper.unwrap(row.wrapped, version))
+        return found
+
+    def _unlocked_index_keys(self) -> dict[int, bytes]:
+        if not self._index_keys:
+            with self._lock:
+                keys = {
+                    key.number: self._decrypt(
+                        key.kek, key.wrapped, _index_context(key.number), "index key"
+                    )
+                    for key in self._store.index_keys()
+                }
+                if not keys:
+                    raise KeyUnavailable("vault: found no index key in the keyring")
+                self._index_keys = keys
+        return self._index_keys
+
+    def _wrap(self, version: int, key: bytes, context: bytes) -> bytes:
+        nonce = os.urandom(NONCE_SIZE)
+        return nonce + self._kek(version).encrypt(nonce, key, context)
+
+    def _decrypt(self, version: int, wrapped: bytes, context: bytes, what: str) -> bytes:
+        try:
+            return self._kek(version).decrypt(wrapped[:NONCE_SIZE], wrapped[NONCE_SIZE:], context)
+        except InvalidTag:
+            raise KeyUnavailable(
+                f"vault key version {version}: does not open a {what} that is kept under it"
+            ) from None
 
 
-def has_signed(key: Signer, head: Head) -> bool:
-    """Tell whether *key* is the one that signed *head*, which may not be signed yet."""
-    if not head.checkpoint:
-        return True
-    key_id = key.verifier.key_id
-    return any(key_id == by.key_id for by in Note.from_bytes(head.checkpoint).signatures)
+def _context(key: WrappedDataKey) -> bytes:
+    """Bind a data key to what it is for, so that no row can pass for another."""
+    return b"indelible-dek/1\0%b%c%b%b" % (
+        key.id,
+        _CLASSES.index(key.class_),
+        key.month.to_bytes(4, "big"),
+        key.subject,
+    )
+
+
+def _index_context(number: int) -> bytes:
+    return b"indelible-index/1\0%b" % number.to_bytes(4, "big")
+
+
+def subject_number(subject: bytes) -> int:
+    """Return the lookup of the subject whose data keys have the hash *subject*."""
+    return numbered(subject, Field.SUBJECT_LOOKUP)
+
+
+def _hashed(key: bytes, field: Field, text: str) -> int:
+    if field is Field.SUBJECT_LOOKUP:
+        return subject_number(_digest(key, b"subject", text))
+    return numbered(_digest(key, field.name.encode(), text), field)
+
+
+def _digest(key: bytes, purpose: bytes, text: str) -> bytes:
+    return hmac.digest(key, b"%b\0%b" % (purpose, text.encode("utf-8", "surrogatepass")), "sha256")
+
+
+@lru_cache(maxsize=65_536)
+def networks_of(address: str) -> tuple[str, ...]:
+    """Return the networks that an address is searched by: /24 of IPv4, /48 of IPv6."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return ()
+    length = 24 if found.version == 4 else 48  # noqa: PLR2004 - versions of IP
+    return (str(ip_network((found, length), strict=False)),)

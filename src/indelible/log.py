@@ -74,6 +74,7 @@ def place(head: Head, events: Sequence[Sealed], now: int) -> Batch:
         bodies=bodies,
         leaves=leaves,
         terms=[sealed.terms for sealed in events],
+        rows=[sealed.row for sealed in events] if any(sealed.row for sealed in events) else (),
         tile_roots=nodes[TILES_LEVEL] if len(nodes) > TILES_LEVEL else (),
         head=replace(
             head, edge=edge, last_leaf=leaves[-1], recorded_at=recorded_at, checkpoint=b""

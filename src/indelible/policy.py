@@ -1,95 +1,427 @@
 """
-Policy: which stream an event belongs to.
+Policy: which events are captured, how classified, where routed, how long kept, who sees what.
 
-Ordered rules, the first that matches decides. Levels, field classes and retention
-join them here; nothing else of Indelible decides where an event goes.
+A policy is a value. It decides, and does nothing: `Policy.rule_on` says of an event
+which stream it belongs to and how much of it is kept, `Policy.field` how one field of
+it is classified. Ordered rules, the first that matches decides; of field patterns the
+most specific. `indelible.document` reads one from its TOML text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from indelible.errors import UnknownStream
+from indelible.event import Kind, Outcome
+from indelible.fields import escape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from indelible.event import Event, Kind
+    from indelible.event import Event
 
 OnFailure = Literal["refuse", "continue"]
+Subject = Literal["actor", "resource"]
 
 CUSTODY = "custody"
 """The stream in which the trail writes about itself."""
 
+OWNER = "owner"
+"""The role of the application's own process, which holds every key."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Send what matches to *stream*; a part that is not given matches everything."""
 
-    stream: str
+class Level(StrEnum):
+    """How much of an event is kept."""
+
+    NONE = "none"
+    """Nothing: it is not captured, and the policy that its neighbours name says so."""
+    METADATA = "metadata"
+    """Who did what to which resource and why, without `changes` and `data`."""
+    CHANGES = "changes"
+    """That and old and new values, without `data`."""
+    FULL = "full"
+    """Everything."""
+
+
+class FieldClass(StrEnum):
+    """What a field of an event is, and so how it is kept."""
+
+    PUBLIC = "public"
+    """In clear in the entry, for ever."""
+    INTERNAL = "internal"
+    """Committed; the value lies in the vault."""
+    ACCOUNTABLE = "accountable"
+    """Committed; erasable only after its floor."""
+    PERSONAL = "personal"
+    """Committed; erasable."""
+    SECRET = "secret"  # noqa: S105 - the name of a class
+    """Dropped: only that it changed is kept."""
+
+
+COMMITTED = (FieldClass.INTERNAL, FieldClass.ACCOUNTABLE, FieldClass.PERSONAL)
+"""The classes whose values lie in the vault."""
+
+
+class Sight(StrEnum):
+    """What a role sees of the values of a class."""
+
+    PLAIN = "plain"
+    MASKED = "masked"
+    """That there is a value; or a pseudonym, where the reader works on a case."""
+    GRANT = "grant"
+    """Nothing without a time-bounded grant."""
+    HIDE = "hide"
+
+
+class FieldRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    How the fields that a pattern matches are classified.
+
+    Attributes:
+        subject: Whose value it is: that of the event's actor or of its resource.
+        search: ``exact`` to find entries by the whole value, ``prefix`` for an address
+            by its network (/24, /48) as well.
+        floor, ceiling: How long at least and at most, instead of the stream's.
+        fingerprint: Of a secret: keep a keyed fingerprint, so that two can be compared.
+    """
+
+    class_: FieldClass = msgspec.field(name="class")
+    subject: Subject | None = None
+    search: Literal["exact", "prefix"] | None = None
+    floor: str | None = None
+    ceiling: str | None = None
+    fingerprint: bool = False
+    why: str | None = None
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    A part of the trail.
+
+    Attributes:
+        retention: Name of the retention of its entries; for ever without one.
+        on_failure: ``refuse`` (`record` raises, the action should not happen) or
+            ``continue`` (it is counted, and named in the custody stream as soon as
+            writing works again).
+        require: Fields without which an event is refused, such as ``rationale``.
+        sinks: What it is also sent to.
+    """
+
+    retention: str | None = None
+    on_failure: OnFailure = "refuse"
+    require: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long entries are kept: at least the floor, at most the ceiling."""
+
+    floor: str | None = None
+    ceiling: str | None = None
+    worm: bool = False
+
+
+class Approvals(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
+):
+    """
+    Whose consent is needed.
+
+    Attributes:
+        n: How many distinct people.
+        from_: Their roles or names. ``owner`` is whoever holds the trail's own keys:
+            that is self-approved, and every report says so.
+        valid: How long an approval can be used.
+        cooling_off: How long after the plan it may be carried out at the earliest.
+    """
+
+    n: int = 1
+    from_: tuple[str, ...] = (OWNER,)
+    valid: str = "7d"
+    cooling_off: str | None = None
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    What happens to the events that match; a part that is not given matches everything.
+
+    Attributes:
+        name: What entries call it; by default its *action*.
+        action: ``invoice.approve``, or ``invoice.*`` for all that begins so.
+        resource: Types of resources.
+        actor: Types of actors.
+        actor_roles: An actor has one of these roles.
+        expect: How often such an event is expected, ``1/h``; silence raises an alarm.
+    """
+
+    name: str | None = None
     action: str | None = None
-    actor_roles: frozenset[str] = frozenset()
-    kinds: frozenset[Kind] = frozenset()
+    resource: tuple[str, ...] = ()
+    actor: tuple[str, ...] = ()
+    actor_roles: tuple[str, ...] = ()
+    outcome: tuple[Outcome, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    level: Level = Level.FULL
+    stream: str = "user"
+    require: tuple[str, ...] = ()
+    why: str | None = None
+    controls: tuple[str, ...] = ()
+    approvals: Approvals | None = None
+    approved_by: tuple[str, ...] = ()
+    expect: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What entries call it."""
+        return self.name or self.action or "*"
 
     def matches(self, event: Event) -> bool:
         """Tell whether *event* is one of those this rule is for."""
         return (
             (self.action is None or matches_action(self.action, event.action))
-            and (not self.actor_roles or not self.actor_roles.isdisjoint(event.actor.roles))
+            and (not self.resource or event.resource.type in self.resource)
+            and (not self.actor or event.actor.type in self.actor)
+            and (not self.actor_roles or not set(self.actor_roles).isdisjoint(event.actor.roles))
+            and (not self.outcome or event.outcome in self.outcome)
             and (not self.kinds or event.kind in self.kinds)
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """
-    Where events go, and what happens when a stream cannot be written.
+class Person(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Somebody who approves: a name, a verifier key in text (Ed25519), and roles."""
 
-    Args:
-        streams: Per stream, ``refuse`` (`record` raises, the action should not
-            happen) or ``continue`` (it is counted, and named in the custody
-            stream as soon as writing works again).
-        rules: Tried in this order.
+    name: str
+    key: str
+    roles: tuple[str, ...] = ()
+
+
+class Governance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose approval each kind of intervention needs."""
+
+    erasure: Approvals = Approvals()
+    purge: Approvals | None = None
+    loosening: Approvals = Approvals()
+    grants: Approvals = Approvals(valid="8h")
+
+
+class Ruling(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a policy says of one event.
+
+    Attributes:
+        policy: The policy as entries name it: ``shop/7#3f9a02c1``.
+        rule: The rule as entries name it.
+        require: Fields without which the event is refused.
     """
 
-    streams: Mapping[str, OnFailure]
+    policy: str
+    rule: str
+    stream: str
+    level: Level
+    require: frozenset[str] = frozenset()
+
+
+_HIDDEN = dict.fromkeys(COMMITTED, Sight.HIDE)
+
+ROLES: dict[str, dict[FieldClass, Sight]] = {
+    OWNER: dict.fromkeys(COMMITTED, Sight.PLAIN),
+    "reader": {**_HIDDEN, FieldClass.ACCOUNTABLE: Sight.MASKED},
+    "auditor": {**dict.fromkeys(COMMITTED, Sight.PLAIN), FieldClass.PERSONAL: Sight.GRANT},
+    "privacy_officer": dict.fromkeys(COMMITTED, Sight.PLAIN),
+    "operator": _HIDDEN,
+}
+"""What each role sees where a policy does not say it; public values are seen by all."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """
+    One version of a policy.
+
+    Attributes:
+        text: The exact bytes of the document, over which the digest goes.
+        streams: By name; `CUSTODY` is there without being named.
+        rules: Tried in this order; what none matches goes to the stream ``user``.
+        fields: By pattern, see `Policy.field`.
+        roles: What each role sees of each class, besides `ROLES`.
+    """
+
+    id: str = "default"
+    version: int = 1
+    owner: str | None = None
+    supersedes: str | None = None
+    text: bytes = b""
+    streams: dict[str, Stream]
+    retention: dict[str, Retention] = {}
     rules: tuple[Rule, ...]
+    fields: dict[str, FieldRule] = {}
+    people: dict[str, Person] = {}
+    roles: dict[str, dict[FieldClass, Sight]] = {}
+    governance: Governance = Governance()
 
-    def route(self, event: Event, stream: str | None = None) -> str:
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the document; of a policy without one, of its parts."""
+        return sha256(self.text or msgspec.json.encode(self, order="deterministic")).digest()
+
+    @cached_property
+    def label(self) -> str:
+        """How entries name it: ``shop/7#3f9a02c1``."""
+        return f"{self.id}/{self.version}#{self.digest.hex()[:8]}"
+
+    def rule_on(self, event: Event, stream: str | None = None) -> Ruling:
         """
-        Return the stream that *event* belongs to; *stream* overrides the rules.
+        Return what happens to *event*; *stream* overrides where the rules would send it.
 
         Raises:
             UnknownStream: The policy has no such stream.
         """
-        if stream is None:
-            stream = next((rule.stream for rule in self.rules if rule.matches(event)), "user")
-        found: object = stream  # a caller may not have checked its types
-        if type(found) is not str or found not in self.streams:
+        key = (
+            event.action,
+            event.kind,
+            event.outcome,
+            event.actor.type,
+            event.actor.roles,
+            event.resource.type,
+            stream,
+        )
+        rulings = self._rulings
+        found = rulings.get(key)
+        if found is None:
+            if len(rulings) >= _MOST_RULINGS:
+                rulings.clear()
+            found = rulings[key] = self._rule_on(event, stream)
+        return found
+
+    @cached_property
+    def _rulings(self) -> dict[object, Ruling]:
+        return {}
+
+    def _rule_on(self, event: Event, stream: str | None) -> Ruling:
+        rule = next((rule for rule in self.rules if rule.matches(event)), _CATCH_ALL)
+        target: object = rule.stream if stream is None else stream
+        # A caller may not have checked its types.
+        if type(target) is not str or target not in self.streams:
             known = ", ".join(self.streams)
-            raise UnknownStream(f"stream: found {found!r}, expected one of {known}")
-        return stream
+            raise UnknownStream(f"stream: found {target!r}, expected one of {known}")
+        return Ruling(
+            policy=self.label,
+            rule=rule.label,
+            stream=target,
+            level=rule.level,
+            require=frozenset((*self.streams[target].require, *rule.require)),
+        )
+
+    def field(self, path: str, actor_type: str, resource_type: str) -> FieldRule:
+        """
+        Return how the field at *path* of an event is classified.
+
+        A pattern is a path (``/client/ip``), a path whose last part is ``*``
+        (``/changes/*``), or ``*`` alone. After ``@`` stand types: of the actor for a
+        path below ``/actor``, else of the resource. What no pattern matches is personal.
+        """
+        return self.pattern(path, actor_type, resource_type)[1]
+
+    def pattern(self, path: str, actor_type: str, resource_type: str) -> tuple[str, FieldRule]:
+        """Return the most specific pattern for *path*, and its rule; see `field`."""
+        kind = actor_type if path.startswith("/actor/") else resource_type
+        best: tuple[tuple[int, bool, bool], str, FieldRule] | None = None
+        for each, pattern, types, rule in self._patterns:
+            if (types and kind not in types) or not _covers(pattern, path):
+                continue
+            weight = (pattern.count("/"), not pattern.endswith("*"), bool(types))
+            if best is None or weight > best[0]:
+                best = (weight, each, rule)
+        return ("*", PERSONAL) if best is None else (best[1], best[2])
+
+    def classes_of(self, path: str) -> frozenset[FieldClass]:
+        """Return the classes that the field at *path* may have, whatever the types around it."""
+        types = {"", *(each for _, _, named, _ in self._patterns for each in named)}
+        return frozenset(self.field(path, each, each).class_ for each in types)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[str, str, frozenset[str], FieldRule]]:
+        return [
+            (each, pattern, frozenset(types.split(",")) if types else frozenset(), rule)
+            for each, rule in self.fields.items()
+            for pattern, _, types in [each.rpartition("@") if "@" in each else (each, "", "")]
+        ]
+
+    def classification(self, actor_type: str, resource_type: str) -> Classification:
+        """Return how each field is classified of events of this type of actor and resource."""
+        known = self._classifications
+        found = known.get((actor_type, resource_type))
+        if found is None:
+            if len(known) >= _MOST_RULINGS:
+                known.clear()
+            found = known[actor_type, resource_type] = Classification(
+                self, actor_type, resource_type
+            )
+        return found
+
+    @cached_property
+    def _classifications(self) -> dict[tuple[str, str], Classification]:
+        return {}
+
+    def sights(self, role: str) -> Mapping[FieldClass, Sight] | None:
+        """Return what *role* sees of each class; None where there is no such role."""
+        if role == OWNER:
+            return ROLES[OWNER]
+        given = self.roles.get(role)
+        if given is None:
+            return ROLES.get(role)
+        return {**_HIDDEN, **given}
 
 
-def _default() -> Policy:
-    return Policy(
-        streams={"user": "refuse", "auth": "refuse", "admin": "refuse", CUSTODY: "refuse"},
-        rules=(
-            Rule(stream="auth", kinds=frozenset({"authentication"})),
-            Rule(stream="admin", kinds=frozenset({"permission_change", "administration"})),
-            Rule(stream="admin", actor_roles=frozenset({"admin", "staff"})),
-            Rule(stream="auth", action="auth.*"),
-            Rule(stream="admin", action="role.*"),
-            Rule(stream="admin", action="permission.*"),
-            Rule(stream="admin", action="admin.*"),
-            Rule(stream="user"),
-        ),
-    )
+class Classification(dict[str, FieldRule]):
+    """How *policy* classifies each path of events of one type of actor and resource."""
+
+    def __init__(self, policy: Policy, actor_type: str, resource_type: str) -> None:
+        self._policy, self._types = policy, (actor_type, resource_type)
+        self._below: dict[tuple[str, str], tuple[str, FieldRule]] = {}
+
+    def __missing__(self, path: str) -> FieldRule:
+        if len(self) >= _MOST_RULINGS:
+            self.clear()
+        rule = self[path] = self._policy.field(path, *self._types)
+        return rule
+
+    def below(self, container: str, name: str) -> tuple[str, FieldRule]:
+        """
+        Return the path of *name* below *container*, and its rule.
+
+        It is the container's own path where the policy declares no such name.
+        """
+        found = self._below.get((container, name))
+        if found is None:
+            if len(self._below) >= _MOST_RULINGS:
+                self._below.clear()
+            path = f"{container}/{escape(name)}"
+            pattern, rule = self._policy.pattern(path, *self._types)
+            found = (
+                (path, rule)
+                if pattern.startswith(f"{container}/")
+                else (container, self[container])
+            )
+            self._below[container, name] = found
+        return found
 
 
-DEFAULT = _default()
+PERSONAL = FieldRule(class_=FieldClass.PERSONAL)
+_CATCH_ALL = Rule(name="none")
+_MOST_RULINGS = 10_000
+
+
+def _covers(pattern: str, path: str) -> bool:
+    if pattern == "*":
+        return True
+    if pattern.endswith("/*"):
+        return path.startswith(pattern[:-1])
+    return path == pattern
 
 
 @lru_cache(maxsize=65_536)

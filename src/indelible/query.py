@@ -4,7 +4,8 @@ Query: which entries a reader asks for, and the pages that answer.
 A query is a value; what is wrong cannot be built. It plans what the index is asked
 for (`Query.wanted`), and tells of each entry that the index proposes whether it is
 one (`Query.matches`): a term only proposes. Entries are verified against their leaf
-hash first, and parsed from exactly those bytes.
+hash first, and parsed from exactly those bytes. Values that were committed are opened
+for the viewer's role before anything is compared: who may not see one cannot find by it.
 
 Within a log the order is the index, and it is the true order. Over several logs it
 is (recorded_at, origin, index). A cursor holds on to the tree sizes of the first
@@ -21,12 +22,14 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
 from heapq import merge
+from ipaddress import ip_address, ip_network
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
 import msgspec
 
+from indelible.box import ValueState
 from indelible.entry import Entry, microseconds
 from indelible.errors import InvalidCursor, InvalidEvent, InvalidQuery, NotFound, UnknownStream
 from indelible.event import (
@@ -38,6 +41,8 @@ from indelible.event import (
     id_time,
     parse_outcome,
 )
+from indelible.fields import split
+from indelible.keyring import networks_of
 from indelible.log import restore
 from indelible.merkle import inclusion_proof
 from indelible.policy import CUSTODY
@@ -47,12 +52,16 @@ from indelible.segment import BLOCK
 from indelible.store import Wanted
 from indelible.syntax import Clause, parse_clauses, parse_words
 from indelible.terms import Field, fingerprint, term
+from indelible.vault import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from indelible.event import Event
+    from indelible.keyring import DataKey
+    from indelible.seal import Clear
     from indelible.store import Head, Stored, View
+    from indelible.vault import Opener
 
 MAX_LIMIT = 1_000
 """Most items of a page."""
@@ -62,7 +71,7 @@ MAX_ALTERNATIVES = 100
 
 _MAX_TEXT = 1_000
 _EXCLUDABLE = ("actor", "action", "resource", "outcome")
-_SEVERAL = (*_EXCLUDABLE, "stream", "session", "trace", "id")
+_SEVERAL = (*_EXCLUDABLE, "stream", "session", "ip", "value", "trace", "id")
 _TIMES = ("since", "until", "occurred_since", "occurred_until")
 _KEYS = (*_SEVERAL, *_TIMES, "order")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,6 +96,9 @@ class Query:
             entries of the custody stream are only answered to a query that asks for
             something by name.
         without_actor: Whose entries are left out; the same for the other fields.
+        ip: The client's address, or its network: /24 of IPv4, /48 of IPv6.
+        value: Any other value that the policy makes searchable, with its path:
+            ``/changes/email=alice@example.com``.
         since, until: When it was recorded, from (inclusive) and to (exclusive).
         occurred_since, occurred_until: The same, by the actor's clock.
         text: Words, and phrases in quotes, that must occur in the event's values,
@@ -104,6 +116,8 @@ class Query:
     outcome: tuple[Outcome, ...]
     stream: tuple[str, ...]
     session: tuple[str, ...]
+    ip: tuple[str, ...]
+    value: tuple[str, ...]
     trace: tuple[str, ...]
     id: tuple[str, ...]
     without_actor: tuple[str, ...]
@@ -126,6 +140,8 @@ class Query:
         outcome: str | Iterable[str] = (),
         stream: str | Iterable[str] = (),
         session: str | Iterable[str] = (),
+        ip: str | Iterable[str] = (),
+        value: str | Iterable[str] = (),
         trace: str | Iterable[str] = (),
         id: str | Iterable[str] = (),  # noqa: A002 - the field's name
         without_actor: str | Iterable[str] = (),
@@ -146,6 +162,8 @@ class Query:
             "outcome": outcome,
             "stream": stream,
             "session": session,
+            "ip": ip,
+            "value": value,
             "trace": trace,
             "id": id,
             "without_actor": without_actor,
@@ -220,16 +238,23 @@ class Query:
             or self.action
             or self.resource
             or self.session
+            or self.ip
+            or self.value
             or self.trace
             or self.id
             or self.text
         )
 
-    def wanted(self) -> tuple[Wanted, ...]:
-        """Return what to ask the index of a log for; each that it proposes to any may match."""
+    def wanted(self, opener: Opener | None = None) -> tuple[Wanted, ...]:
+        """
+        Return what to ask the index of a log for; each that it proposes to any may match.
+
+        Args:
+            opener: Knows by what committed values can be found.
+        """
         groups = tuple(
-            _terms(field, values)
-            for field in (*_EXCLUDABLE, "session")
+            _terms(field, values, opener)
+            for field in (*_EXCLUDABLE, "session", "ip", "value")
             if (values := getattr(self, field))
         )
         base = Wanted(
@@ -243,10 +268,10 @@ class Query:
             return tuple(replace(base, trace=fingerprint(each)) for each in self.trace)
         return (base,)
 
-    def unwanted(self) -> tuple[frozenset[int], ...]:
+    def unwanted(self, opener: Opener | None = None) -> tuple[frozenset[int], ...]:
         """Return the terms of what is left out, a set for each field."""
         return tuple(
-            _terms(field, values)
+            _terms(field, values, opener)
             for field in _EXCLUDABLE
             if (values := getattr(self, f"without_{field}"))
         )
@@ -256,6 +281,8 @@ class Query:
         return (
             self._matches_names(event)
             and (not self.session or event.session in self.session)
+            and (not self.ip or _has_address(event, self.ip))
+            and (not self.value or any(_has_value(event, each) for each in self.value))
             and (not self.id or event.id in self.id)
             and (not self.trace or (event.trace is not None and event.trace.trace_id in self.trace))
             and (self.since is None or microseconds(self.since) <= entry.recorded_at)
@@ -266,8 +293,8 @@ class Query:
         )
 
     def may_match(self, entry: bytes) -> bool:
-        """Tell, without parsing it, whether the text may occur in an entry's bytes."""
-        if not self.text:
+        """Tell, without parsing it, whether the text may occur in an entry."""
+        if not self.text or _COMMITTED in entry:
             return True
         haystack = entry.decode(errors="replace").casefold()
         return all(part in haystack for part in _plain_parts(self.text))
@@ -298,6 +325,9 @@ class Item:
     Attributes:
         log: Name of the log.
         origin: Origin of the log's checkpoints.
+        clear: What the entry says itself.
+        event: That, with the committed values that the viewer may see, and masks for others.
+        states: Of each committed path, what there is of its value for the viewer.
     """
 
     log: str
@@ -305,7 +335,9 @@ class Item:
     index: int
     leaf_hash: bytes
     entry: Entry
+    clear: Clear
     event: Event
+    states: Mapping[str, ValueState]
 
     @property
     def stream(self) -> str:
@@ -341,7 +373,13 @@ class Page:
 
 
 def search(
-    view: View, query: Query, *, limit: int = 50, cursor: str | None = None, secret: bytes
+    view: View,
+    query: Query,
+    *,
+    limit: int = 50,
+    cursor: str | None = None,
+    secret: bytes,
+    opener: Opener | None = None,
 ) -> Page:
     """
     Answer one page of *query*.
@@ -352,18 +390,21 @@ def search(
     Args:
         cursor: That of the page before, for the same query.
         secret: Authenticates cursors; the same for all who take them.
+        opener: Opens committed values for who asks; without one they are withheld.
 
     Raises:
         InvalidQuery: The limit is none.
         InvalidCursor: The cursor is of another query or trail, or was changed.
         UnknownStream: A stream that is asked for does not exist.
+        Forbidden: It asks by values that the viewer's role does not see.
         Damaged: An entry that may belong to the answer cannot be read.
     """
+    check_allowed(query, opener)
     if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
         raise _invalid("limit", repr(limit), f"a number from 1 to {MAX_LIMIT}")
     heads = logs_of(view, query)
     if cursor is None:
-        readers = [_Reader(view, head, query, head.size) for head in heads]
+        readers = [_Reader(view, head, query, head.size, opener=opener) for head in heads]
     else:
         places = _Cursor.from_text(cursor, secret, query).places
         known = {head.log: head for head in heads}
@@ -374,7 +415,8 @@ def search(
                     " the trail was restored since"
                 )
         readers = [
-            _Reader(view, known[log], query, size, position) for log, size, position in places
+            _Reader(view, known[log], query, size, position, opener=opener)
+            for log, size, position in places
         ]
     items: list[Item] = []
     while len(items) < limit and (item := _take_next(readers, query)) is not None:
@@ -390,20 +432,31 @@ def search(
     )
 
 
-def matches(view: View, query: Query) -> Iterator[Item]:
+def matches(view: View, query: Query, opener: Opener | None = None) -> Iterator[Item]:
     """
     Yield all that *query* asks for, in its order, reading only as far as is asked.
 
     Raises:
         UnknownStream: A stream that is asked for does not exist.
+        Forbidden: It asks by values that the viewer's role does not see.
         Damaged: An entry that may belong to the answer cannot be read.
     """
-    readers = [_Reader(view, head, query, head.size) for head in logs_of(view, query)]
+    check_allowed(query, opener)
+    readers = [
+        _Reader(view, head, query, head.size, opener=opener) for head in logs_of(view, query)
+    ]
     while (item := _take_next(readers, query)) is not None:
         yield item
 
 
-def matches_in_log(view: View, head: Head, query: Query, first: int, last: int) -> Iterator[Item]:
+def matches_in_log(  # noqa: PLR0917 - as `matches`, of a part of one log
+    view: View,
+    head: Head,
+    query: Query,
+    first: int,
+    last: int,
+    opener: Opener | None = None,
+) -> Iterator[Item]:
     """
     Yield what *query* asks for in [*first*, *last*) of one log, in its order.
 
@@ -412,30 +465,50 @@ def matches_in_log(view: View, head: Head, query: Query, first: int, last: int) 
     """
     proposed = [
         view.candidates(head.log, wanted, first, last, newest_first=query.newest_first)
-        for wanted in query.wanted()
+        for wanted in query.wanted(opener)
     ]
     candidates = (
         proposed[0]
         if len(proposed) == 1
         else (index for index, _ in groupby(merge(*proposed, reverse=query.newest_first)))
     )
-    for stored, entry in _read(view, head.log, candidates):
-        if query.may_match(entry):
-            item = _item(head, stored, entry)
-            if query.matches(item.entry, item.event):
-                yield item
+    for item in _read(view, head, candidates, opener, query.may_match):
+        if query.matches(item.entry, item.event):
+            yield item
 
 
-def items(view: View, log: str, indexes: Iterable[int]) -> Iterator[Item]:
+def items(
+    view: View, log: str, indexes: Iterable[int], opener: Opener | None = None
+) -> Iterator[Item]:
     """
     Yield the entries of *log* at *indexes*, in that order.
 
     Raises:
         Damaged: One of them cannot be read.
     """
-    head = view.heads()[log]
-    for stored, entry in _read(view, log, indexes):
-        yield _item(head, stored, entry)
+    yield from _read(view, view.heads()[log], indexes, opener)
+
+
+def check_allowed(query: Query, opener: Opener | None) -> None:
+    """
+    Check that *query* asks only by values that the viewer sees: who finds by one, knows it.
+
+    Raises:
+        Forbidden: It does not.
+    """
+    if opener is None:
+        return
+    for field in ("actor", "resource"):
+        for value in (*getattr(query, field), *getattr(query, f"without_{field}")):
+            kind, _, identity = value.partition(":")
+            if identity and identity != "*" and not opener.is_pseudonym(identity):
+                opener.check_may_find(field, f"/{field}/id", kind)
+    if query.session:
+        opener.check_may_find("session", "/session", "")
+    if query.ip:
+        opener.check_may_find("ip", "/client/ip", "")
+    for value in query.value:
+        opener.check_may_find("value", value.partition("=")[0], "")
 
 
 def prove(view: View, log: str, index: int) -> Proof:
@@ -484,14 +557,21 @@ class _Reader:
     """
 
     def __init__(
-        self, view: View, head: Head, query: Query, size: int, position: int | None = None
+        self,
+        view: View,
+        head: Head,
+        query: Query,
+        size: int,
+        position: int | None = None,
+        *,
+        opener: Opener | None = None,
     ) -> None:
         self.log, self.size = head.log, size
         self._down = query.newest_first
         self._end = 0 if self._down else size
         self.position = (size if self._down else 0) if position is None else position
         first, last = (0, self.position) if self._down else (self.position, size)
-        self._matches = matches_in_log(view, head, query, first, last)
+        self._matches = matches_in_log(view, head, query, first, last, opener)
         self._ahead: Item | None = None
 
     def has_more(self) -> bool:
@@ -582,22 +662,58 @@ def _digest(query: Query) -> bytes:
     return sha256(query.to_text().encode()).digest()[:16]
 
 
-def _read(view: View, log: str, indexes: Iterable[int]) -> Iterator[tuple[Stored, bytes]]:
-    """Yield stored entries and their verified bytes, read a block at a time."""
+def _read(
+    view: View,
+    head: Head,
+    indexes: Iterable[int],
+    opener: Opener | None,
+    chosen: Callable[[bytes], bool] = lambda _: True,
+) -> Iterator[Item]:
+    """Yield entries, verified and opened a block at a time, that *chosen* may want."""
     for _, block in groupby(indexes, key=lambda index: index // BLOCK):
-        for stored in view.stored(log, list(block)):
-            yield stored, restore(stored)
+        found = [
+            (stored, data)
+            for stored in view.stored(head.log, list(block))
+            if chosen(data := restore(stored))
+        ]
+        rows: dict[int, bytes] = {}
+        if opener is not None:
+            closed = [stored.index for stored, data in found if _COMMITTED in data]
+            rows = dict(zip(closed, view.rows(head.log, closed), strict=True)) if closed else {}
+        keys = opener.keys(list(rows.values())) if opener is not None and rows else {}
+        for stored, data in found:
+            yield _item(head, stored, data, opener, rows.get(stored.index, b""), keys)
 
 
-def _item(head: Head, stored: Stored, data: bytes) -> Item:
+_COMMITTED = b'"committed":['
+
+
+def _item(  # noqa: PLR0917
+    head: Head,
+    stored: Stored,
+    data: bytes,
+    opener: Opener | None,
+    row: bytes,
+    keys: Mapping[bytes, DataKey],
+) -> Item:
     entry = Entry.from_bytes(data)
+    clear = unseal(entry.event)
+    states: Mapping[str, ValueState]
+    if not clear.committed:
+        event, states = clear.event(), {}
+    elif opener is None:
+        event, states = clear.event(), dict.fromkeys(clear.committed, ValueState.WITHHELD)
+    else:
+        event, states = opener.reveal(head.log, entry.index, clear, row, keys)
     return Item(
         log=head.log,
         origin=head.origin,
         index=entry.index,
         leaf_hash=stored.leaf,
         entry=entry,
-        event=unseal(entry.event),
+        clear=clear,
+        event=event,
+        states=states,
     )
 
 
@@ -673,6 +789,22 @@ def _parse_action(text: str) -> str:
     return text
 
 
+def _parse_ip(text: str) -> str:
+    if "/" not in text:
+        return str(ip_address(text))
+    network = ip_network(text)
+    if network.prefixlen != (24 if network.version == 4 else 48):  # noqa: PLR2004 - IP
+        raise ValueError(text)
+    return str(network)
+
+
+def _parse_searched(text: str) -> str:
+    path, equals, _ = text.partition("=")
+    if not path.startswith("/") or not equals:
+        raise ValueError(text)
+    return text
+
+
 def _parse_id(text: str) -> str:
     lower = text.lower()
     if str(UUID(text)) != lower or lower[14] != "7":
@@ -689,6 +821,8 @@ _FORMS: dict[str, tuple[Callable[[str], str], str]] = {
     "resource": (_parse_resource, "TYPE:ID such as invoice:INV-7, or invoice:*"),
     "outcome": (parse_outcome, f"one of {', '.join(Outcome)}"),
     "id": (_parse_id, "a UUIDv7"),
+    "ip": (_parse_ip, "an address, or a network of /24 (IPv4) or /48 (IPv6)"),
+    "value": (_parse_searched, "PATH=TEXT such as /changes/email=alice@example.com"),
 }
 
 
@@ -721,11 +855,57 @@ _FIELDS = {
 }
 
 
-def _terms(field: str, values: Sequence[str]) -> frozenset[int]:
-    return frozenset(_term(field, value) for value in values)
+def _has_address(event: Event, wanted: Sequence[str]) -> bool:
+    if event.client is None or event.client.ip is None:
+        return False
+    # As it was given, or a network that it lies in.
+    found = [event.client.ip, *networks_of(event.client.ip)]
+    return any(each in wanted for each in found)
 
 
-def _term(field: str, value: str) -> int:
+def _has_value(event: Event, wanted: str) -> bool:
+    path, _, text = wanted.partition("=")
+    found = value_at(event, path)
+    return found is not None and text in texts_of(found)
+
+
+def value_at(event: Event, path: str) -> object:
+    """Return the value at *path* of an event, or None where there is none."""
+    container, name = split(path)
+    if name is not None:
+        names = getattr(event, container[1:])
+        return names.get(name) if isinstance(names, dict) else None
+    found: object = event
+    for part in path.split("/")[1:]:
+        found = getattr(found, part, None)
+    return found
+
+
+def _terms(field: str, values: Sequence[str], opener: Opener | None) -> frozenset[int]:
+    found: set[int] = set()
+    for value in values:
+        if field not in ("ip", "value"):
+            found.add(_term(field, value, opener))
+        if opener is not None and (looked_up := _LOOKED_UP.get(field)) is not None:
+            text = f"/client/ip={value}" if field == "ip" else value
+            found |= opener.lookups(looked_up, text)
+    return frozenset(found)
+
+
+_LOOKED_UP = {
+    "actor": Field.ACTOR_LOOKUP,
+    "resource": Field.RESOURCE_LOOKUP,
+    "session": Field.SESSION_LOOKUP,
+    "ip": Field.VALUE_LOOKUP,
+    "value": Field.VALUE_LOOKUP,
+}
+
+
+def _term(field: str, value: str, opener: Opener | None) -> int:
+    if field in _FIELDS and opener is not None:
+        kind, _, identity = value.partition(":")
+        if opener.is_pseudonym(identity):  # which no index knows
+            value = f"{kind}:*"
     if field in _FIELDS:
         exact, of_type = _FIELDS[field]
         return term(of_type, value[:-2]) if value.endswith(":*") else term(exact, value)

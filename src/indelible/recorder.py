@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import msgspec
 
 from indelible.context import current
-from indelible.errors import InvalidEvent, StoreError, UnknownStream, WriteUncertain
+from indelible.errors import InvalidEvent, Moved, StoreError, UnknownStream, WriteUncertain
 from indelible.event import (
     Actor,
     Client,
@@ -29,22 +29,25 @@ from indelible.event import (
     parse_outcome,
     parse_rationale,
 )
-from indelible.policy import CUSTODY
+from indelible.policy import CUSTODY, Level
 from indelible.seal import seal
 from indelible.writer import Pending
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from indelible.event import Approval, Change, Service
-    from indelible.policy import Policy
+    from indelible.policy import Policy, Ruling
     from indelible.seal import Sealed
+    from indelible.vault import Vault
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MOST_ROUTES = 10_000
+_ATTEMPTS = 3
+"""How often an event is sealed when keys are destroyed meanwhile."""
+
 _UNKNOWN = Actor(type="unknown")
 
 
@@ -54,6 +57,8 @@ class State(StrEnum):
     KEPT = "kept"
     COLLECTED = "collected"
     WITNESSED = "witnessed"
+    NOT_CAPTURED = "not_captured"
+    """Not written, because the policy says so: the rule that matched has the level none."""
     LOST = "lost"
     """Not written, in a stream whose policy is to go on; it is counted and will be named."""
 
@@ -79,7 +84,11 @@ class Recorder:
     """
     Records events into the streams that *policy* routes them to.
 
+    Attributes:
+        policy: The one in force; a new one holds for what is recorded from then on.
+
     Args:
+        vault: Where values go that must be forgettable; without one, all stay in clear.
         submit: Hands sealed events to the writer.
         lost: Told the stream and the number of events that could not be kept, where
             the stream's policy is to continue.
@@ -90,11 +99,12 @@ class Recorder:
         policy: Policy,
         submit: Callable[[Pending], None],
         lost: Callable[[str, int], None],
+        vault: Vault | None = None,
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._submit = submit
         self._lost = lost
-        self._routes: dict[tuple[str, str | None, tuple[str, ...]], str] = {}
+        self._vault = vault
 
     def record(
         self,
@@ -117,10 +127,18 @@ class Recorder:
             StoreError: It could not be kept, and its stream refuses to go on.
             WriteUncertain: It may have been kept.
         """
-        sealed, target = self._sealed(event, stream, fields)
-        pending = Pending({target: (sealed,)})
-        self._submit(pending)
-        return self._receipt(pending, sealed, target)
+        whole = self._whole(event, fields)
+        for _ in range(_ATTEMPTS):
+            sealed, target = self._sealed(whole, stream)
+            if sealed is None:
+                return _not_captured(target)
+            pending = Pending({target.stream: (sealed,)})
+            self._submit(pending)
+            pending.wait()
+            if not isinstance(pending.error, Moved):
+                break
+            # A key of its boxes was destroyed by an erasure meanwhile: seal it anew.
+        return self._receipt(pending, sealed, target.stream)
 
     async def arecord(
         self, event: Event | str, *, stream: str | None = None, **fields: Any
@@ -136,7 +154,11 @@ class Recorder:
         """
         import asyncio  # noqa: PLC0415 - a fifth of the time to import the package
 
-        sealed, target = self._sealed(event, stream, fields)
+        whole = self._whole(event, fields)
+        sealed, ruling = self._sealed(whole, stream)
+        if sealed is None:
+            return _not_captured(ruling)
+        target = ruling.stream
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         is_second = iter((False, True))
@@ -161,6 +183,9 @@ class Recorder:
         except BaseException:
             unheard()
             raise
+        if isinstance(pending.error, Moved):
+            # Rare enough to wait for in a thread: see `record`.
+            return await loop.run_in_executor(None, lambda: self.record(whole, stream=stream))
         return self._receipt(pending, sealed, target)
 
     def record_many(
@@ -177,16 +202,13 @@ class Recorder:
             StoreError, WriteUncertain: As `record`; whole batches before it are kept.
         """
         total = 0
-        group: dict[str, list[Sealed]] = {}
-        count = 0
+        group: list[Event] = []
         for event in events:
-            target = self._route(event, stream)
-            group.setdefault(target, []).append(seal(event))
-            count += 1
-            if count == batch:
-                total += self._keep(group, count)
-                group, count = {}, 0
-        return total + (self._keep(group, count) if count else 0)
+            group.append(event)
+            if len(group) == batch:
+                total += self._keep(group, stream)
+                group = []
+        return total + (self._keep(group, stream) if group else 0)
 
     def audited(  # noqa: C901 - one wrapper for sync and one for async functions
         self,
@@ -226,7 +248,8 @@ class Recorder:
                     bound.apply_defaults()
                     values["resource"] = resource.format(**bound.arguments)
                 # What could not be recorded is refused before it is done.
-                self._sealed(action, stream, values)
+                event = self._whole(action, values)
+                seal(event, self._ruling(event, stream), self.policy)
                 return values
 
             def ended(error: BaseException | None) -> dict[str, Any]:
@@ -266,52 +289,67 @@ class Recorder:
 
         return decorate
 
-    def _keep(self, group: dict[str, list[Sealed]], count: int) -> int:
-        pending = Pending(group)
-        self._submit(pending)
+    def _keep(self, events: Sequence[Event], stream: str | None) -> int:
+        for _ in range(_ATTEMPTS):
+            group: dict[str, list[Sealed]] = {}
+            for event in events:
+                sealed, ruling = self._sealed(event, stream)
+                if sealed is not None:
+                    group.setdefault(ruling.stream, []).append(sealed)
+            if not group:
+                return 0
+            pending = Pending(group)
+            self._submit(pending)
+            pending.wait()
+            if not isinstance(pending.error, Moved):
+                break
         try:
             pending.result()
         except (StoreError, WriteUncertain):
-            if any(self._policy.streams[stream] == "refuse" for stream in group):
+            if any(self._refuses(stream) for stream in group):
                 raise
-            for stream, sealed in group.items():
-                self._lost(stream, len(sealed))
+            for target, lost in group.items():
+                self._lost(target, len(lost))
             return 0
-        return count
+        return pending.size
 
-    def _sealed(
-        self, event: Event | str, stream: str | None, fields: dict[str, Any]
-    ) -> tuple[Sealed, str]:
-        if isinstance(event, Event):
-            if fields:
-                field = min(fields)
-                raise InvalidEvent(field, fields[field], "no fields beside a whole Event")
-            event = complete(event)
-        else:
-            event = build(event, **fields)
-        return seal(event), self._route(event, stream)
+    @staticmethod
+    def _whole(event: Event | str, fields: dict[str, Any]) -> Event:
+        if not isinstance(event, Event):
+            return build(event, **fields)
+        if fields:
+            field = min(fields)
+            raise InvalidEvent(field, fields[field], "no fields beside a whole Event")
+        return complete(event)
 
-    def _route(self, event: Event, stream: str | None) -> str:
+    def _sealed(self, event: Event, stream: str | None) -> tuple[Sealed | None, Ruling]:
+        """Return the sealed event and what decided; nothing where it is not to be captured."""
+        ruling = self._ruling(event, stream)
+        if ruling.level is Level.NONE:
+            return None, ruling
+        vault = self._vault
+        if vault is None:
+            return seal(event), ruling
+        sealed = seal(event, ruling, self.policy, fingerprint=vault.fingerprint)
+        return vault.enclose(sealed, ruling.stream), ruling
+
+    def _ruling(self, event: Event, stream: str | None) -> Ruling:
         if not isinstance(event, Event):
             raise InvalidEvent("event", event, "an Event")
-        if stream is None:
-            # All that the rules look at; a policy never changes, a new one is a new recorder.
-            key = (event.action, event.kind, event.actor.roles)
-            stream = self._routes.get(key)
-            if stream is None:
-                stream = self._policy.route(event)
-                if len(self._routes) < _MOST_ROUTES:
-                    self._routes[key] = stream
-        target = self._policy.route(event, stream)
-        if target == CUSTODY:
+        ruling = self.policy.rule_on(event, stream)
+        if ruling.stream == CUSTODY:
             raise UnknownStream("stream custody: only the trail itself writes there")
-        return target
+        return ruling
+
+    def _refuses(self, stream: str) -> bool:
+        found = self.policy.streams.get(stream)
+        return found is None or found.on_failure == "refuse"
 
     def _receipt(self, pending: Pending, sealed: Sealed, stream: str) -> Receipt:
         try:
             placed = pending.result()[stream]
         except (StoreError, WriteUncertain):
-            if self._policy.streams[stream] == "refuse":
+            if self._refuses(stream):
                 raise
             self._lost(stream, 1)
             return Receipt(
@@ -325,6 +363,12 @@ class Recorder:
             leaf_hash=placed.leaves[0],
             state=State.KEPT,
         )
+
+
+def _not_captured(ruling: Ruling) -> Receipt:
+    return Receipt(
+        id="", stream=ruling.stream, log=None, index=None, leaf_hash=None, state=State.NOT_CAPTURED
+    )
 
 
 def complete(event: Event) -> Event:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from indelible.errors import Damaged
-from indelible.terms import FEW_VALUES, NO_TRACE, field_of
+from indelible.terms import FEW_VALUES, LOOKUPS, NO_TRACE, field_of
 
 if sys.version_info >= (3, 14):
     from compression.zstd import CompressionParameter, ZstdCompressor, ZstdDecompressor, ZstdError
@@ -83,6 +83,8 @@ class Segment:
         recorded, occurred, id_times: What its entries' times lie within.
         filter: Which terms it may hold, see `Filter`.
         counts: Per term of a field with few values: how often, and the place of one.
+        lookups: Which lookups its vault file may hold; empty where there are none. It
+            shrinks when values are forgotten, and so is no part of `index_hash`.
     """
 
     log: str
@@ -95,6 +97,7 @@ class Segment:
     id_times: Span
     filter: bytes
     counts: Mapping[int, tuple[int, int]]
+    lookups: bytes = b""
 
     @property
     def index_hash(self) -> bytes:
@@ -185,19 +188,77 @@ class Columns:
         return set(_places(pack(self.terms), term, self.counts))
 
 
-def find_in_columns(data: bytes, entries: int, groups: Iterable[Iterable[int]]) -> set[int] | None:
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """
+    By what the committed values of some consecutive entries can be found, in their order.
+
+    Kept beside `Columns`, never in them: these can be forgotten.
+    """
+
+    counts: bytes
+    terms: array[int]
+
+    @classmethod
+    def of(cls, lookups: Sequence[Sequence[int]]) -> Lookups:
+        """Pack the *lookups* of entries."""
+        return cls(bytes([len(each) for each in lookups]), array("q", chain.from_iterable(lookups)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lookups]) -> Lookups:
+        """Return the lookups of all entries of *parts*."""
+        return cls(
+            b"".join(part.counts for part in parts),
+            array("q", chain.from_iterable(part.terms for part in parts)),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return counts and terms, one after the other; nothing where there are no terms."""
+        return self.counts + pack(self.terms) if self.terms else b""
+
+    @classmethod
+    def from_bytes(cls, entries: int, data: bytes) -> Lookups:
+        """
+        Read the lookups of that many *entries*.
+
+        Raises:
+            Damaged: The parts do not fit together.
+        """
+        if not data:
+            return cls(bytes(entries), array("q"))
+        counts = data[:entries]
+        if len(counts) != entries or len(data) != entries + 8 * sum(counts):
+            raise Damaged(f"lookups of {entries} entries: found {len(data)} bytes")
+        return cls(counts, _unpack("q", data[entries:]))
+
+    def without(self, gone: Mapping[int, Collection[int]]) -> Lookups:
+        """Return them without those that *gone* names for each place."""
+        kept, start = [], 0
+        for place, count in enumerate(self.counts):
+            left_out = gone.get(place, ())
+            kept.append([t for t in self.terms[start : start + count] if t not in left_out])
+            start += count
+        return Lookups.of(kept)
+
+
+def find_in_columns(
+    data: bytes, entries: int, groups: Iterable[Iterable[int]], lookups: bytes = b""
+) -> set[int] | None:
     """
     Return the places of entries that have a term of each group, or None for all.
 
-    Works on the bytes of `Columns.to_bytes`: the search runs over memory, and
-    most tiles hold no rare term.
+    Works on the bytes of `Columns.to_bytes` and `Lookups.to_bytes`: the search runs over
+    memory, and most tiles hold no rare term.
     """
     found: set[int] | None = None
     counts = data[:entries]
     start = entries * 5
+    kept = (
+        (data[start : start + 8 * sum(counts)], counts),
+        (lookups[entries:], lookups[:entries]),
+    )
     for group in groups:
-        terms = data[start : start + 8 * sum(counts)]
-        places = {place for term in group for place in _places(terms, term, counts)}
+        places = {place for term in group for place in _places(*_of_field(kept, term))}
         found = places if found is None else found & places
         if not found:
             return found
@@ -212,6 +273,13 @@ def find_fingerprint(data: bytes, fingerprint: int) -> Iterator[int]:
         if at % 4 == 0:
             yield at // 4
         at = data.find(needle, at + 1)
+
+
+def _of_field(
+    kept: tuple[tuple[bytes, bytes], tuple[bytes, bytes]], term: int
+) -> tuple[bytes, int, bytes]:
+    terms, counts = kept[field_of(term) in LOOKUPS]
+    return terms, term, counts
 
 
 def _places(terms: bytes, term: int, counts: bytes) -> Iterator[int]:
@@ -308,7 +376,7 @@ class Postings:
     """
 
     @staticmethod
-    def collect(tiles: Iterable[Columns]) -> dict[int, array[int]]:
+    def collect(tiles: Iterable[Columns | Lookups]) -> dict[int, array[int]]:
         """Return the places of each term of consecutive *tiles*, the first at place 0."""
         # Arrays, not lists: the garbage collector does not count them.
         places: defaultdict[int, array[int]] = defaultdict(partial(array, "H"))

@@ -70,6 +70,8 @@ class Batch:
         tile_roots: Hashes of the complete subtrees of 256 entries that these
             entries completed, in order.
         head: The head after the last one, its checkpoint signed.
+        rows: What the vault keeps of each (`indelible.box.Row`); empty for nothing, and
+            no rows at all where none of the entries has one.
     """
 
     first: int
@@ -78,6 +80,7 @@ class Batch:
     terms: Sequence[Terms]
     tile_roots: Sequence[bytes]
     head: Head
+    rows: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,20 @@ class Wanted:
     trace: int | None = None
     recorded: tuple[int, int] = (0, 2**63 - 1)
     occurred: tuple[int, int] = (-(2**63), 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """
+    What is to be left of an entry in the vault.
+
+    Attributes:
+        row: Its new row; empty for none.
+        lookups: Those by which it is not to be found any more.
+    """
+
+    row: bytes = b""
+    lookups: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -164,6 +181,10 @@ class Transaction(Protocol):
         """Add the entries of *batch*, which starts at its log's head, and move the head."""
         ...
 
+    def add_document(self, data: bytes) -> None:
+        """Keep *data* under its SHA-256, for ever; a document that is there already stays."""
+        ...
+
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         """Keep the rotation *note* of *log*, and the *checkpoint* that the new key signed."""
         ...
@@ -202,6 +223,23 @@ class View(Protocol):
         Raises:
             Damaged: What is stored cannot be read; it names the segment or tile.
         """
+        ...
+
+    def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
+        """
+        Return what the vault keeps of the entries at *indexes*, in that order.
+
+        Nothing of it is verified yet; where there is nothing, or it cannot be read, an
+        empty one stands.
+        """
+        ...
+
+    def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """Yield the lookups of each entry of [*first*, *last*) that has any, with its index."""
+        ...
+
+    def document(self, digest: bytes) -> bytes | None:
+        """Return the document with this SHA-256; whether it has it is for the caller to check."""
         ...
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
@@ -288,6 +326,19 @@ class Store(Protocol):
 
         Nothing is registered here: the caller does it in a transaction, together
         with the custody entry that names the segment.
+        """
+        ...
+
+    def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
+        """
+        Leave of *entries*, by log and index, in the vault only what is said of each.
+
+        When this returns, what was there before is in no file of the store, and that
+        survives a crash. No log changes.
+
+        Raises:
+            StoreError: Some of it may be left, in the files or in what a crash or a reader
+                keeps of them; repeating it is safe.
         """
         ...
 

@@ -3,8 +3,9 @@ Terms: what an entry can be found by, as numbers.
 
 A term is a number of 63 bits: a hash of a field and a text (``actor``,
 ``user:alice``) whose lowest four bits name the field. So indexes are narrow, need
-no dictionary that processes would have to share, and treat the lookup hash of a
-committed value like any other term. Two texts may share a number: a term only
+no dictionary that processes would have to share. What was committed is found by its
+*lookups*: numbers of the same form, but keyed hashes (`indelible.keyring`), which are
+kept off the log, beside it, and can be deleted. Two texts may share a number: a term only
 proposes entries, and whoever reads them compares the text itself.
 
 Ids and traces have nearly as many values as there are entries. They become
@@ -26,7 +27,7 @@ from indelible.event import id_time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from indelible.event import Event
+    from indelible.seal import Clear
 
 NO_TRACE = 0
 """The fingerprint of an entry without a trace."""
@@ -43,12 +44,23 @@ class Field(IntEnum):
     ACTION_WILDCARD = 6
     OUTCOME = 7
     SESSION = 8
+    ACTOR_LOOKUP = 9
+    RESOURCE_LOOKUP = 10
+    SESSION_LOOKUP = 11
+    VALUE_LOOKUP = 12
+    """Any other value that a policy makes searchable, with its path."""
+    SUBJECT_LOOKUP = 13
+    """Whose values the entry has in the vault."""
 
 
 FEW_VALUES = frozenset(
     {Field.ACTOR_TYPE, Field.RESOURCE_TYPE, Field.ACTION, Field.ACTION_WILDCARD, Field.OUTCOME}
 )
 """Fields with so few values that a segment can count each of them beforehand."""
+
+
+LOOKUPS = frozenset(field for field in Field if field >= Field.ACTOR_LOOKUP)
+"""Fields of lookups; they do not follow from the entry, and may be gone."""
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -62,6 +74,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
         id_time: Milliseconds since 1970 that the id carries.
         trace: Fingerprint of the trace id, or `NO_TRACE`.
         occurred_at: Microseconds since 1970.
+        lookups: What its committed values can be found by, off the log.
     """
 
     terms: tuple[int, ...]
@@ -69,13 +82,19 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     id_time: int
     trace: int
     occurred_at: int
+    lookups: tuple[int, ...] = ()
 
 
 @lru_cache(maxsize=65_536)
 def term(field: Field, text: str) -> int:
     """Return the number of *text* in *field*."""
     digest = blake2b(text.encode(), digest_size=8, person=_PERSON[field]).digest()
-    return int.from_bytes(digest, "big") >> 5 << 4 | field
+    return numbered(digest, field)
+
+
+def numbered(digest: bytes, field: Field) -> int:
+    """Return the number that the first 8 bytes of *digest* make in *field*."""
+    return int.from_bytes(digest[:8], "big") >> 5 << 4 | field
 
 
 _PERSON = {field: field.name.encode() for field in Field}
@@ -91,41 +110,49 @@ def fingerprint(text: str) -> int:
     return crc32(text.encode()) or 1
 
 
-def terms_of(event: Event, occurred_at: int) -> Terms:
-    """Return what *event* can be found by; *occurred_at* in microseconds."""
-    actor, resource, session, trace = event.actor, event.resource, event.session, event.trace
+def terms_of(clear: Clear, occurred_at: int, lookups: tuple[int, ...] = ()) -> Terms:
+    """
+    Return what a sealed event can be found by.
+
+    Args:
+        occurred_at: Microseconds since 1970.
+        lookups: Those of its committed values.
+    """
+    actor, resource, session, trace = clear.actor, clear.resource, clear.session, clear.trace
+    committed = clear.committed
+    actor_key = (actor.type, actor.id, actor.id is None and "/actor/id" in committed)
+    resource_key = (resource.type, resource.id, False)
     try:
         # The writer's thread does this for each event: three look-ups, no calls.
         terms = (
-            _actors[actor.type, actor.id]
-            + _resources[resource.type, resource.id]
-            + _actions[event.action, event.outcome]
+            _actors[actor_key] + _resources[resource_key] + _actions[clear.action, clear.outcome]
         )
     except KeyError:
         terms = (
-            _remember(_actors, _of_actor, (actor.type, actor.id))
-            + _remember(_resources, _of_resource, (resource.type, resource.id))
-            + _remember(_actions, _of_action, (event.action, event.outcome))
+            _remember(_actors, _of_actor, actor_key)
+            + _remember(_resources, _of_resource, resource_key)
+            + _remember(_actions, _of_action, (clear.action, clear.outcome))
         )
     if session is not None:
         terms += (term(Field.SESSION, session),)
     return Terms(
         terms,
-        crc32(event.id.encode()) or 1,
-        id_time(event.id),
+        crc32(clear.id.encode()) or 1,
+        id_time(clear.id),
         NO_TRACE if trace is None else fingerprint(trace.trace_id),
         occurred_at,
+        lookups,
     )
 
 
 # Dictionaries that are emptied when they are full: an LRU cache moves what it finds
 # to the front, which costs more in memory traffic than the hash that it saves.
-_actors: dict[tuple[str, str | None], tuple[int, ...]] = {}
-_resources: dict[tuple[str, str], tuple[int, ...]] = {}
+_actors: dict[tuple[str, str | None, bool], tuple[int, ...]] = {}
+_resources: dict[tuple[str, str | None, bool], tuple[int, ...]] = {}
 _actions: dict[tuple[str, str], tuple[int, ...]] = {}
 _MOST_REMEMBERED = 65_536
 
-_Key = TypeVar("_Key", bound=tuple[str, str | None])
+_Key = TypeVar("_Key", bound=tuple[object, ...])
 
 
 def _remember(
@@ -139,14 +166,18 @@ def _remember(
     return found
 
 
-def _of_actor(key: tuple[str, str | None]) -> tuple[int, ...]:
-    kind, identity = key
+def _of_actor(key: tuple[str, str | None, bool]) -> tuple[int, ...]:
+    kind, identity, is_committed = key
+    if is_committed:
+        return (term(Field.ACTOR_TYPE, kind),)
     text = kind if identity is None else f"{kind}:{identity}"
     return (term(Field.ACTOR, text), term(Field.ACTOR_TYPE, kind))
 
 
-def _of_resource(key: tuple[str, str]) -> tuple[int, ...]:
-    kind, identity = key
+def _of_resource(key: tuple[str, str | None, bool]) -> tuple[int, ...]:
+    kind, identity, _ = key
+    if identity is None:  # it is committed: no resource is without an id
+        return (term(Field.RESOURCE_TYPE, kind),)
     return (term(Field.RESOURCE, f"{kind}:{identity}"), term(Field.RESOURCE_TYPE, kind))
 
 

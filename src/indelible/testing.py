@@ -13,11 +13,11 @@ from indelible.errors import StoreError, WriteUncertain
 from indelible.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from indelible.segment import Segment
-    from indelible.store import Store, Transaction, View
+    from indelible.store import Forgotten, Store, Transaction, View
 
 __all__ = ["Faulty", "FrozenClock", "MemoryStore"]
 
@@ -84,6 +84,10 @@ class Faulty:
     def close_segments(self) -> Iterator[Segment]:
         """Build segments."""
         return self.store.close_segments()
+
+    def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
+        """Forget values."""
+        self.store.forget(entries)
 
     def close(self) -> None:
         """Close the store."""

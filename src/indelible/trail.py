@@ -5,6 +5,8 @@ Trail: the streams' logs of one installation in one directory, and what may be a
 
     trail.json               format, id and origin; written last when a trail is made
     keys/user.key            a signing key for each log, mode 0600 (or elsewhere)
+    keys/vault-1.key         what the keyring is locked with, unless another keeper is given
+    keyring.db               the keys of the vault, see `indelible.keyring`
     head.db, segments/, …    the store, see `indelible.stores.sqlite`
 
 `Trail` is the one object that an application holds. It puts the parts together:
@@ -16,6 +18,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import threading
 import time
 import weakref
 from base64 import b64encode
@@ -25,12 +28,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from indelible import mark, query
+from indelible import mark, policies, query
+from indelible.access import Viewer
+from indelible.box import ValueState
 from indelible.checkpoint import Rotation
 from indelible.closer import Closer
 from indelible.context import context
-from indelible.creation import being_created, create, describe, open_store, system_errors
-from indelible.custody import Custody
+from indelible.creation import (
+    being_created,
+    create,
+    describe,
+    open_keyring,
+    open_store,
+    system_errors,
+)
+from indelible.custody import Custody, private_event
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
@@ -41,30 +53,41 @@ from indelible.errors import (
     StoreError,
     TrailClosed,
     UnknownStream,
+    VerificationError,
     WriteUncertain,
 )
 from indelible.event import id_time
-from indelible.keyring import Keyring
 from indelible.log import append, head_of, sign
 from indelible.merkle import root_at
 from indelible.pins import Pin, Pins
-from indelible.policy import CUSTODY, DEFAULT, Policy
+from indelible.policy import CUSTODY, OWNER, Policy
 from indelible.query import Item, Page, Query
 from indelible.recorder import Recorder
+from indelible.seal import seal
+from indelible.signers import Signers
 from indelible.terms import fingerprint
+from indelible.vault import Vault
 from indelible.writer import Pending, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from indelible.box import Found
+    from indelible.covers import Covers
+    from indelible.event import Event
     from indelible.facets import Facet
     from indelible.history import State
+    from indelible.kek import KeyEncryption
     from indelible.keys import Signer
     from indelible.mark import Known
     from indelible.note import VerifierKey
+    from indelible.erasure import Done
+    from indelible.plan import Plan
+    from indelible.policies import Consent
     from indelible.proof import Proof
     from indelible.store import Head, View
     from indelible.stores.sqlite import SqliteStore
+    from indelible.vault import Opener
     from indelible.verdict import Verdict
 
 ENVIRONMENT = "INDELIBLE_TRAIL"
@@ -85,16 +108,21 @@ class Trail:
         self,
         path: Path,
         *,
-        policy: Policy = DEFAULT,
+        policy: Policy | None = None,
         check: bool = True,
         closing: Closing = "thread",
+        keeper: KeyEncryption | None = None,
+        role: str = OWNER,
+        case: str | None = None,
+        purpose: str | None = None,
     ) -> None:
         self.path = path
         description = describe(path)
         self.id: str = description.id
         self.origin: str = description.origin
-        self.policy = policy
-        self._keyring = Keyring(path / description.keys)
+        self._signers = Signers(path / description.keys)
+        keyring = open_keyring(path, path / description.keys, keeper)
+        self.vault = Vault(keyring, self.origin)
         # Read before the head, or a commit between the two would look like a rollback.
         known = _known(path, self.id) if check else {}
         self.store: SqliteStore = open_store(path, aside=closing == "process")
@@ -102,9 +130,14 @@ class Trail:
             if check:
                 with self.store.read() as view:
                     mark.check(known, view.heads(), partial(_root_at, view))
+            with self.store.read() as view:
+                in_force = _policy_of(view, reading=not check)
         except BaseException:
             self.store.close()
             raise
+        self.viewer = Viewer.of(in_force, role, case=case, purpose=purpose)
+        self._openings = Openings()
+        self._covers: Covers | None = None
         self._closed = False
         self._custody = Custody(self.id)
         self._closer = Closer(self)
@@ -114,14 +147,26 @@ class Trail:
             now=lambda: time.time_ns() // 1_000,
             custody=self._custody,
             committed=self._closer.look,
+            keep_keys=keyring.keep,
         )
-        self._recorder = Recorder(policy, self._submit, self._custody.lose)
+        self._recorder = Recorder(in_force, self._submit, self._custody.lose, self.vault)
         self.record = self._recorder.record
         self.arecord = self._recorder.arecord
         self.record_many = self._recorder.record_many
         self.audited = self._recorder.audited
         self.context = context
         _trails.add(self)
+        if policy is not None and check and policy.digest != in_force.digest:
+            try:
+                self.set_policy(policy)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, as this process knows it."""
+        return self._recorder.policy
 
     @classmethod
     def create(
@@ -130,7 +175,8 @@ class Trail:
         *,
         origin: str | None = None,
         keys: Path | str | None = None,
-        policy: Policy = DEFAULT,
+        policy: Policy | None = None,
+        keeper: KeyEncryption | None = None,
     ) -> Trail:
         """
         Make a trail in the directory *path*, which is missing or empty, and open it.
@@ -142,6 +188,9 @@ class Trail:
             origin: Names the trail to the world, as a URL without its scheme:
                 ``audit.example.com/shop``; by default host and directory.
             keys: Where the signing keys are kept; by default inside the trail.
+            policy: What it captures; by default `indelible.document.default`.
+            keeper: Who keeps the key of the vault's keys; by default a file beside the
+                signing keys.
 
         Raises:
             AlreadyATrail: There is a trail already.
@@ -150,8 +199,18 @@ class Trail:
             StoreError: The directory cannot be written.
         """
         path = Path(path)
-        create(path, origin=origin, keys=None if keys is None else Path(keys), policy=policy)
-        return cls(path, policy=policy)
+        if policy is None:
+            from indelible.document import default  # noqa: PLC0415 - reads TOML
+
+            policy = default()
+        create(
+            path,
+            origin=origin,
+            keys=None if keys is None else Path(keys),
+            policy=policy,
+            keeper=keeper,
+        )
+        return cls(path, keeper=keeper)
 
     def search(
         self,
@@ -174,9 +233,10 @@ class Trail:
             InvalidCursor: The cursor is of another query, or was changed.
             Damaged: An entry that belongs to the answer cannot be read.
         """
-        with self._reading() as view:
+        asked = _query(query_, fields)
+        with self._reading() as view, self._opening(view, asked.to_text()) as opener:
             return query.search(
-                view, _query(query_, fields), limit=limit, cursor=cursor, secret=self._secret()
+                view, asked, limit=limit, cursor=cursor, secret=self._secret(), opener=opener
             )
 
     def get(self, event_id: str) -> Item:
@@ -186,8 +246,22 @@ class Trail:
         Raises:
             NotFound: There is none.
         """
-        with self._reading() as view:
-            return self._find(view, event_id)
+        with self._reading() as view, self._opening(view, f"id:{event_id}") as opener:
+            return self._find(view, event_id, opener)
+
+    def at(self, log: str, index: int) -> Item:
+        """
+        Return the entry at *index* of *log*.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._reading() as view, self._opening(view, f"{log}#{index}") as opener:
+            head = view.heads().get(log)
+            if head is None or not 0 <= index < head.size:
+                raise NotFound(f"entry: no entry {log}#{index}")
+            (item,) = query.items(view, log, [index], opener)
+            return item
 
     def history(self, resource: str, *, until: datetime | None = None) -> list[Item]:
         """
@@ -198,8 +272,8 @@ class Trail:
         """
         from indelible.history import history  # noqa: PLC0415 - recording needs none of it
 
-        with self._reading() as view:
-            return list(history(view, resource, until=until))
+        with self._reading() as view, self._opening(view, f"resource:{resource}") as opener:
+            return list(history(view, resource, until=until, opener=opener))
 
     def state(self, resource: str, *, at: datetime | None = None) -> State:
         """
@@ -210,8 +284,8 @@ class Trail:
         """
         from indelible.history import state  # noqa: PLC0415 - recording needs none of it
 
-        with self._reading() as view:
-            return state(view, resource, at)
+        with self._reading() as view, self._opening(view, f"resource:{resource}") as opener:
+            return state(view, resource, at, opener)
 
     def facets(
         self,
@@ -229,8 +303,9 @@ class Trail:
         """
         from indelible.facets import facets  # noqa: PLC0415 - recording needs none of it
 
-        with self._reading() as view:
-            return facets(view, _query(query_, filters), fields=tuple(fields), top=top)
+        asked = _query(query_, filters)
+        with self._reading() as view, self._opening(view, asked.to_text()) as opener:
+            return facets(view, asked, fields=tuple(fields), top=top, opener=opener)
 
     def prove(self, event_id: str) -> tuple[Item, Proof]:
         """
@@ -240,7 +315,8 @@ class Trail:
             NotFound: There is no such entry.
         """
         with self._reading() as view:
-            item = self._find(view, event_id)
+            with self._opening(view, f"id:{event_id}") as opener:
+                item = self._find(view, event_id, opener)
             return item, query.prove(view, item.log, item.index)
 
     def follow(self, stream: str | None = None, *, poll: float = 0.2) -> Iterator[Item]:
@@ -260,11 +336,12 @@ class Trail:
         while True:
             items: list[Item] = []
             with self._reading() as view:
-                for log, head in view.heads().items():
-                    if stream is None or head.stream == stream:
-                        first = seen.get(log, 0)
-                        items += query.items(view, log, range(first, head.size))
-                        seen[log] = head.size
+                with self._opening(view, f"stream:{stream}" if stream else "") as opener:
+                    for log, head in view.heads().items():
+                        if stream is None or head.stream == stream:
+                            first = seen.get(log, 0)
+                            items += query.items(view, log, range(first, head.size), opener)
+                            seen[log] = head.size
             yield from sorted(items, key=lambda item: (item.entry.recorded_at, item.origin))
             if not items:
                 time.sleep(poll)
@@ -321,7 +398,7 @@ class Trail:
             head = head_of(transaction.heads(), stream)
             if not head.size:
                 raise NotFound(f"stream {stream}: holds no entry yet, so its key may stay")
-            old, new = self._keyring.prepare(head)
+            old, new = self._signers.prepare(head)
             rotation = Rotation(
                 origin=head.origin,
                 old=old.verifier,
@@ -346,6 +423,67 @@ class Trail:
         with suppress(StoreError, WriteUncertain), self.store.write() as transaction:
             self.signer_of(transaction.heads()[head.log])
         return new.verifier
+
+    def plan_erasure(
+        self, subject: str, *, basis: str, paths: Sequence[str] = (), requester: str = OWNER
+    ) -> Plan:
+        """
+        Return the plan that erases what is held about *subject*; nothing changes.
+
+        Raises:
+            NotFound, KeyUnavailable: As `indelible.erasure.plan_erasure`.
+        """
+        from indelible.erasure import plan_erasure  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        return plan_erasure(
+            self, subject, basis=basis, paths=paths, requester=requester, now=datetime.now(UTC)
+        )
+
+    def approve(self, plan: Plan) -> bytes:
+        """Return the owner's approval of *plan*, signed with the key of the custody log."""
+        from indelible.approval import Approval  # noqa: PLC0415 - recording needs none of it
+
+        with self._reading() as view:
+            head = head_of(view.heads(), CUSTODY)
+        return Approval.sign(plan, OWNER, self._signers.look_up(head), datetime.now(UTC))
+
+    def erase(self, consent: Consent) -> Done:
+        """
+        Carry out the plan of an erasure; see `indelible.erasure.carry_out`.
+
+        Raises:
+            NotApproved, StoreError: As there.
+        """
+        from indelible.erasure import carry_out  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        return carry_out(self, consent, datetime.now(UTC))
+
+    def forgotten(self) -> None:
+        """Take note that values are gone: what was read about it before holds no more."""
+        self._covers = None
+
+    def set_policy(self, policy: Policy, consent: Consent | None = None) -> None:
+        """
+        Put the trail under *policy* from now on; see `indelible.policies.change`.
+
+        Other processes that have the trail open take it into use when they open it anew.
+
+        Raises:
+            InvalidPolicy: It does not follow the one in force.
+            NotApproved: It loosens that one, and too few people have approved.
+        """
+        self._check_open()
+        policies.change(self, policy, datetime.now(UTC), consent)
+        self._recorder.policy = policy
+
+    def new_signer(self, log: str) -> Signer:
+        """Make the key of a log that does not exist yet, in the place of one that nothing knows."""
+        key = self._signers.make(log, f"{self.origin}/{log}")
+        with suppress(OSError, Malformed):
+            self.pins().pin({log: key.verifier})
+        return key
 
     def verify(
         self,
@@ -445,8 +583,18 @@ class Trail:
             "logs": logs,
         }
 
+    def content(self, event: Event) -> bytes:
+        """Return what the trail would give back of *event* to its owner, to be compared."""
+        sealed = seal(event, self.policy.rule_on(event), self.policy)
+        values = {value.path: value.value for value in sealed.values}
+        return seal(sealed.clear.event(values)).event
+
     def existing(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the sealed events of those *ids* that the trail holds, by id."""
+        """
+        Return of those *ids* that the trail holds what it gives back of them, by id.
+
+        Where some of it was erased, or cannot be opened, it is nothing.
+        """
         if not ids:
             return {}
         wanted = frozenset(map(fingerprint, ids))
@@ -455,9 +603,11 @@ class Trail:
         with self._reading() as view:
             for log in view.heads():
                 indexes = list(view.with_ids(log, wanted, (min(times), max(times) + 1)))
-                for item in query.items(view, log, indexes):
+                opener = self.vault.opener(Viewer(), self.policy)
+                for item in query.items(view, log, indexes, opener):
                     if item.event.id in chosen:
-                        found[item.event.id] = item.entry.event
+                        whole = all(state is ValueState.OPEN for state in item.states.values())
+                        found[item.event.id] = seal(item.event).event if whole else b""
         return found
 
     @contextmanager
@@ -508,9 +658,12 @@ class Trail:
         self._custody.stopping = True
         self._writer.stop()
         self._closer.join()
+        with suppress(StoreError, WriteUncertain, CallerError):
+            self._record_openings(final=True)
         if self._custody.started:
             self._remember()
         self.store.close()
+        self.vault.keyring.close()
 
     def __enter__(self) -> Self:
         return self
@@ -532,8 +685,55 @@ class Trail:
         with self.store.read() as view:
             yield view
 
-    def _find(self, view: View, event_id: str) -> Item:
-        page = query.search(view, Query(id=event_id), limit=1, secret=b"")
+    @contextmanager
+    def _opening(self, view: View, asked: str) -> Iterator[Opener]:
+        """
+        Open values for the viewer inside the block; that it was done is an entry.
+
+        The first opening of an hour is recorded at once, further ones with the next or
+        when the trail is closed: so what follows the trail does not feed itself.
+        """
+        opener = self.vault.opener(self.viewer, self.policy, partial(self._explain, view))
+        yield opener
+        if opener.opened:
+            self._openings.add(opener.opened, asked)
+            self._record_openings()
+
+    def _record_openings(self, *, final: bool = False) -> None:
+        said = self._openings.due(time.monotonic(), final=final)
+        if said is None:
+            return
+        try:
+            with self.store.write() as transaction:
+                event = private_event(
+                    self.vault,
+                    self.id,
+                    "values.open",
+                    rationale=self.viewer.purpose,
+                    role=self.viewer.role,
+                    uid=os.getuid(),
+                    **said,
+                )
+                self.vault.keyring.keep(event.keys)
+                target = head_of(transaction.heads(), CUSTODY)
+                signer = self.signer_of(target)
+                append(transaction, target, [event], signer, time.time_ns() // 1_000)
+        except (StoreError, WriteUncertain, CallerError):
+            # The owner may read where nothing can be written, a copy on a disc perhaps;
+            # others see nothing that is not recorded.
+            if self.viewer.role != OWNER:
+                raise
+
+    def _explain(self, view: View, log: str, index: int, path: str) -> Found:
+        """Say what became of a value that is gone."""
+        if self._covers is None:
+            from indelible.covers import Covers  # noqa: PLC0415 - rarely needed
+
+            self._covers = Covers.read(view)
+        return self._covers.explain(log, index, path)
+
+    def _find(self, view: View, event_id: str, opener: Opener | None = None) -> Item:
+        page = query.search(view, Query(id=event_id), limit=1, secret=b"", opener=opener)
         if not page.items:
             raise NotFound(f"id: no entry of {event_id!r}")
         return page.items[0]
@@ -552,7 +752,7 @@ class Trail:
         """
         with self._reading() as view:
             head = view.heads()[log]
-        return self._keyring.look_up(head)
+        return self._signers.look_up(head)
 
     def signer_of(self, head: Head) -> Signer:
         """
@@ -561,7 +761,7 @@ class Trail:
         Raises:
             KeyUnavailable: It is lost or may not be read, or another lies in its place.
         """
-        return self._keyring.signer_of(head)
+        return self._signers.signer_of(head)
 
     def _remember(self) -> None:
         with self.store.read() as view:
@@ -574,27 +774,39 @@ class Trail:
         """Begin as a process of its own, which the custody stream has heard nothing of."""
         self._custody.begin()
         self._closer.begin()
+        self.vault.keyring.forget()
 
 
 def open(  # noqa: A001 - the name that applications read: indelible.open("audit")
     path: Path | str | None = None,
     *,
     origin: str | None = None,
-    policy: Policy = DEFAULT,
+    policy: Policy | Path | str | None = None,
     mode: Literal["a", "r"] = "a",
     closing: Closing = "thread",
+    keeper: KeyEncryption | None = None,
+    role: str = OWNER,
+    case: str | None = None,
+    purpose: str | None = None,
 ) -> Trail:
     """
     Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
 
     Args:
         origin: For a trail that is made, see `Trail.create`.
+        policy: The policy that it is to be under, or the file of one: where it is
+            another than now, `Trail.set_policy` sets it. Without one, it stays.
         mode: ``a`` to record: the trail is made where there is none, and one that
             is behind its high-water mark is refused. ``r`` only to read, whatever
             state it is in.
 
         closing: Where the files of complete segments are built: in a thread, or for
             bulk loads in a process of its own, which leaves this one's time alone.
+        keeper: Who keeps the key of the vault's keys; by default a file.
+        role: As whom to read, see `indelible.access.Viewer`. One process owns all
+            keys, so here a role is a preview of what it would see.
+        case: What the reader works on; masked identities become pseudonyms within it.
+        purpose: Why values are opened, in words.
 
     Raises:
         NotATrail: There is none (``r``), or the directory holds something else.
@@ -608,16 +820,70 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         if path is None:
             raise NotATrail(f"no directory is given, and {ENVIRONMENT} names none")
     path = Path(path)
+    if isinstance(policy, (str, Path)):
+        policy = policies.parse(Path(policy).read_bytes())
     if mode == "r":
-        return Trail(path, policy=policy, check=False)
+        return Trail(path, check=False, keeper=keeper, role=role, case=case, purpose=purpose)
     with system_errors(path):
         missing = not (path / "trail.json").exists() and (
             not (path / "head.db").exists() or being_created(path)
         )
     if missing:
         with suppress(AlreadyATrail):  # another process was faster
-            Trail.create(path, origin=origin, policy=policy).close()
-    return Trail(path, policy=policy, closing=closing)
+            Trail.create(path, origin=origin, policy=policy, keeper=keeper).close()
+    return Trail(
+        path,
+        policy=policy,
+        closing=closing,
+        keeper=keeper,
+        role=role,
+        case=case,
+        purpose=purpose,
+    )
+
+
+class Openings:
+    """What this process has opened of personal values, and not yet said."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._entries = self._times = 0
+        self._asked = ""
+        self._said_at: float | None = None
+
+    def add(self, entries: int, asked: str) -> None:
+        """Count an opening of that many *entries*."""
+        with self._lock:
+            self._entries += entries
+            self._times += 1
+            self._asked = asked
+
+    def due(self, now: float, *, final: bool) -> dict[str, Any] | None:
+        """Return what to say now; nothing within an hour after it was said, unless *final*."""
+        with self._lock:
+            if not self._times or (
+                self._said_at is not None and now < self._said_at + _HOUR and not final
+            ):
+                return None
+            said = {"entries": self._entries, "times": self._times, "query": self._asked}
+            self._entries = self._times = 0
+            self._said_at = now
+            return said
+
+
+_HOUR = 3600.0
+
+
+def _policy_of(view: View, *, reading: bool) -> Policy:
+    try:
+        return policies.current(view)
+    except (NotFound, VerificationError):
+        # What is damaged can still be read, and verified, by what everybody may see.
+        if not reading:
+            raise
+        from indelible.document import default  # noqa: PLC0415 - reads TOML
+
+        return default()
 
 
 def _known(path: Path, trail_id: str) -> dict[str, Known]:

@@ -50,8 +50,8 @@ from indelible.verdict import Finding, Level, LogVerdict, Verdict, collecting, l
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from indelible.event import Event
     from indelible.note import VerifierKey
+    from indelible.seal import Clear
     from indelible.segment import Segment
     from indelible.store import Head, Store, Tile, View
     from indelible.terms import Terms
@@ -320,11 +320,11 @@ def found_by(body: bytes) -> tuple[int, Terms]:
     Raises:
         Malformed: It holds no event.
     """
-    event = _event(body)
-    return time_from_text(body[_TIME].decode()), terms_of(event, microseconds(event.occurred_at))
+    clear = _clear(body)
+    return time_from_text(body[_TIME].decode()), terms_of(clear, microseconds(clear.occurred_at))
 
 
-def _event(body: bytes) -> Event:
+def _clear(body: bytes) -> Clear:
     return unseal(body[_EVENT_AT - 1 : -1])
 
 
@@ -362,7 +362,7 @@ def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
     for index, body in enumerate(tile.bodies, tile.first):
         if not any(marker in body for marker in _MARKERS):
             continue
-        event = _event(body)
+        event = _clear(body)
         try:
             if event.action in _NAMING_TREES:
                 for log, tree in msgspec.convert(event.data, _Heads).logs.items():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from indelible.errors import (
     CallerError,
     IndelibleError,
+    Moved,
     StoreError,
     TrailClosed,
     WriteUncertain,
@@ -27,7 +28,7 @@ from indelible.log import Placed, append, head_of
 from indelible.policy import CUSTODY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from indelible.custody import Custody
     from indelible.keys import Signer
@@ -68,6 +69,11 @@ class Pending:
         self._done = threading.Lock()
         self._done.acquire()
 
+    def wait(self) -> None:
+        """Wait until it is known what became of the events."""
+        self._done.acquire()
+        self._done.release()
+
     def result(self) -> dict[str, Placed]:
         """
         Wait until the events are durable; return where those of each stream are.
@@ -77,8 +83,7 @@ class Pending:
             WriteUncertain: It is not known whether they were.
             IndelibleError: They cannot be written, for want of a key for example.
         """
-        self._done.acquire()
-        self._done.release()
+        self.wait()
         if self.error is not None:
             raise self.error
         return self.placed
@@ -98,6 +103,7 @@ class Writer:
         signer_of: The key of the log with this head.
         now: The log's clock, microseconds since 1970.
         custody: What the trail adds about itself.
+        keep_keys: Makes data keys durable, before the boxes that need them.
         committed: Told the new heads after each commit.
     """
 
@@ -109,12 +115,14 @@ class Writer:
         now: Callable[[], int],
         custody: Custody,
         committed: Callable[[Mapping[str, Head]], object],
+        keep_keys: Callable[[Iterable[bytes]], object] = lambda _: None,
     ) -> None:
         self._store = store
         self._signer_of = signer_of
         self._now = now
         self._custody = custody
         self._committed = committed
+        self._keep_keys = keep_keys
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         # Reentrant: a signal handler may record in the middle of a record.
         self._handing = threading.RLock()
@@ -205,8 +213,8 @@ class Writer:
         try:
             placed = self._write(group)
         except Exception as error:  # noqa: BLE001 - every waiter gets it, none waits for ever
-            if isinstance(error, CallerError) and len(group) > 1:
-                # The fault of one (a key that is lost, a stream that was never made)
+            if isinstance(error, (CallerError, Moved)) and len(group) > 1:
+                # The fault of one (a key that is lost or destroyed, a stream never made)
                 # is not that of the others: each for itself.
                 written = [self._commit([pending]) for pending in group]
                 return all(written)
@@ -226,11 +234,14 @@ class Writer:
 
     def _write(self, group: list[Pending]) -> dict[str, Placed]:
         events = _by_stream(group)
+        keys = {key for sealed in events.values() for each in sealed for key in each.keys}
         own: list[Sealed] | None = None
         attempt: dict[str, Placed] = {}
         for turn in range(_ATTEMPTS):
             try:
                 with self._store.write() as transaction:
+                    # Here, where nobody else writes: who erases destroys keys here, too.
+                    self._keep_keys(keys)
                     self._look_back(transaction)
                     # Looking and writing again are one transaction, so nobody
                     # comes between; the sealed bytes are those of the first time.

@@ -43,6 +43,27 @@ Stream = Annotated[
     str, typer.Option("--stream", metavar="STREAM", help="Part of the trail: its stream.")
 ]
 
+As = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="ROLE",
+        help="Show what this role sees: owner, auditor, privacy_officer, reader, operator, or"
+        " one of the policy's.",
+    ),
+]
+Case = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Show pseudonyms for masked identities, the same for one person within this case.",
+    ),
+]
+Purpose = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Why values are opened; recorded with the opening."),
+]
+
 
 def trail_of(directory: str | None) -> Path:
     """

@@ -137,15 +137,23 @@ def print_items(items: Iterable[Item]) -> None:
 
 
 def item_json(item: Item, proof: Proof | None = None) -> dict[str, Any]:
-    """Return what programs see of an entry; the event is the very JSON that was recorded."""
+    """
+    Return what programs see of an entry.
+
+    ``event`` is the event as the viewer may see it; ``sealed`` the very JSON that the log
+    holds; ``values`` says of each committed path what there is of its value.
+    """
     shown: dict[str, Any] = {
         "log": item.log,
         "stream": item.stream,
         "index": item.index,
         "leaf_hash": item.leaf_hash.hex(),
         "recorded_at": time_to_text(item.entry.recorded_at),
-        "event": raw_json(item.entry.event),
+        "event": item.event,
+        "sealed": raw_json(item.entry.event),
     }
+    if item.states:
+        shown["values"] = {path: state.value for path, state in item.states.items()}
     if proof is not None:
         shown["proof"] = proof.to_bytes().decode("utf-8")
     return shown
@@ -169,7 +177,18 @@ def item_row(item: Item) -> tuple[str, ...]:
 def item_fields(item: Item) -> Iterator[tuple[str, str]]:
     """Yield what people see of an entry by itself: its place, and each value of its event."""
     yield "entry", place_of(item)
-    yield from entry_fields(item.entry)
+    yield "leaf_hash", item.leaf_hash.hex()
+    yield "recorded_at", time_to_text(item.entry.recorded_at)
+    yield from _leaves(msgspec.to_builtins(item.event), "")
+    for name, said in (("policy", item.clear.policy), ("rule", item.clear.rule)):
+        if said is not None:
+            yield name, said
+    for path in item.clear.dropped:
+        yield path, "secret: not kept"
+    for path in item.clear.caught:
+        yield path, "looked like a secret: kept in the vault, not in clear"
+    for path, state in item.states.items():
+        yield path, state.value
 
 
 def entry_fields(entry: Entry) -> Iterator[tuple[str, str]]:

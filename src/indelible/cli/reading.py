@@ -12,9 +12,12 @@ from msgspec import UNSET
 from indelible import query as query_
 from indelible.cli import output
 from indelible.cli.arguments import (
+    As,
+    Case,
     Directory,
     Id,
     Json,
+    Purpose,
     Text,
     trail_and,
     trail_and_perhaps,
@@ -22,6 +25,7 @@ from indelible.cli.arguments import (
 )
 from indelible.entry import time_to_text
 from indelible.errors import CallerError, NotFound
+from indelible.policy import OWNER
 from indelible.query import MAX_LIMIT, Query
 from indelible.syntax import Clause
 from indelible.trail import open as open_trail
@@ -72,6 +76,9 @@ def search(
     proofs: Annotated[
         bool, typer.Option("--proofs", help="With --json: with the proof of each entry.")
     ] = False,
+    as_: As = OWNER,
+    case: Case = None,
+    purpose: Purpose = None,
     json: Json = False,
 ) -> None:
     """
@@ -95,7 +102,7 @@ def search(
         since=since and [since],
         until=until and [until],
     )
-    with open_trail(path, mode="r") as trail:
+    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
         if everything:
             for page in _pages(trail, asked, cursor):
                 _print_items(trail, page, proofs=proofs, json=json)
@@ -151,10 +158,18 @@ def _items_json(trail: Trail, page: Page, *, proofs: bool) -> Iterator[dict[str,
             yield output.item_json(item, proof)
 
 
-def show(*, directory: Directory = None, event_id: Id = None, json: Json = False) -> None:
+def show(
+    *,
+    directory: Directory = None,
+    event_id: Id = None,
+    as_: As = OWNER,
+    case: Case = None,
+    purpose: Purpose = None,
+    json: Json = False,
+) -> None:
     """Show one entry with all that it says."""
     path, wanted = trail_and(directory, event_id, "ID")
-    with open_trail(path, mode="r") as trail:
+    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
         item = find(trail, wanted)
     if json:
         output.print_json(output.item_json(item))
@@ -173,11 +188,8 @@ def find(trail: Trail, wanted: str) -> Item:
     log, mark, number = wanted.rpartition("#")
     if not mark:
         return trail.get(wanted)
-    with trail.store.read() as view:
-        head = view.heads().get(log)
-        if head is not None and number.isascii() and number.isdigit() and int(number) < head.size:
-            (item,) = query_.items(view, log, [int(number)])
-            return item
+    if number.isascii() and number.isdigit():
+        return trail.at(log, int(number))
     raise NotFound(f"entry: no entry {wanted!r}")
 
 
@@ -191,6 +203,9 @@ def history(
         str | None,
         typer.Option(metavar="TIME", help="Such as 2026-01-31T09:30:00Z."),
     ] = None,
+    as_: As = OWNER,
+    case: Case = None,
+    purpose: Purpose = None,
     json: Json = False,
 ) -> None:
     """
@@ -201,7 +216,7 @@ def history(
     entry before them had left are named.
     """
     path, wanted = trail_and(directory, resource, "TYPE:ID")
-    with open_trail(path, mode="r") as trail:
+    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
         if at is not None:
             from indelible.sources.jsonl import parse_time  # noqa: PLC0415 - only with --at
 
@@ -286,12 +301,15 @@ def facets(
         ),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="How many values of each field.")] = 10,
+    as_: As = OWNER,
+    case: Case = None,
+    purpose: Purpose = None,
     json: Json = False,
 ) -> None:
     """Count the most frequent values of what matches."""
     path, text = trail_and_perhaps(directory, query)
     fields = tuple(field or ("actor", "action", "resource", "outcome"))
-    with open_trail(path, mode="r") as trail:
+    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
         counted = trail.facets(Query.parse(text or ""), fields=fields, top=top)
     if json:
         output.print_json(
@@ -300,6 +318,7 @@ def facets(
                     "counts": [{"value": value, "count": count} for value, count in facet.counts],
                     "distinct": facet.distinct,
                     "total": facet.total,
+                    "withheld": facet.withheld,
                 }
                 for name, facet in counted.items()
             }
@@ -310,9 +329,15 @@ def facets(
         [
             (name, value, str(count))
             for name, facet in counted.items()
-            for value, count in facet.counts
+            for value, count in (
+                *facet.counts,
+                *([(_WITHHELD, facet.withheld)] if facet.withheld else []),
+            )
         ],
     )
+
+
+_WITHHELD = "[withheld or erased]"
 
 
 def tail(
@@ -321,10 +346,14 @@ def tail(
     stream: Annotated[
         str | None, typer.Option(metavar="STREAM", help="Of one stream. By default of all.")
     ] = None,
+    as_: As = OWNER,
+    case: Case = None,
+    purpose: Purpose = None,
     json: Json = False,
 ) -> None:
     """Print entries as they are recorded, until Ctrl-C."""
-    with open_trail(trail_of(directory), mode="r") as trail, suppress(KeyboardInterrupt):
+    opened = open_trail(trail_of(directory), mode="r", role=as_, case=case, purpose=purpose)
+    with opened as trail, suppress(KeyboardInterrupt):
         for item in trail.follow(stream):
             if json:
                 output.print_json(output.item_json(item))

@@ -9,19 +9,22 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from indelible.entry import NO_PREVIOUS
 from indelible.merkle import subtree_root
 from indelible.segment import TILE, Columns
 from indelible.store import Head, Stored, Tile, Work
-from indelible.terms import field_of
+from indelible.terms import LOOKUPS, field_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from indelible.segment import Segment
-    from indelible.store import Batch, Wanted
+    from indelible.store import Batch, Forgotten, Wanted
     from indelible.terms import Terms
 
 
@@ -33,6 +36,7 @@ class _Log:
     leaves: list[bytes] = field(default_factory=list)
     terms: list[Terms] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
+    rows: dict[int, bytes] = field(default_factory=dict)
     rotations: list[bytes] = field(default_factory=list)
 
 
@@ -43,6 +47,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._logs: dict[str, _Log] = {}
         self._heads: dict[str, Head] = {}
+        self._documents: dict[bytes, bytes] = {}
 
     @contextmanager
     def write(self) -> Iterator[_Transaction]:
@@ -58,20 +63,33 @@ class MemoryStore:
                 log.leaves += batch.leaves
                 log.terms += batch.terms
                 log.recorded += [batch.head.recorded_at] * len(batch.bodies)
+                log.rows.update(enumerate(batch.rows, batch.first))
             for name, note in transaction.notes:
                 self._logs[name].rotations.append(note)
             self._heads = transaction.changed
+            self._documents.update({sha256(data).digest(): data for data in transaction.documents})
 
     @contextmanager
     def read(self) -> Iterator[_View]:
         """Look at one state of the store; see `indelible.store.Store.read`."""
         with self._lock:
-            view = _View(self._logs, self._heads)
+            view = _View(self._logs, self._heads, self._documents)
         yield view
 
     def close_segments(self) -> Iterator[Segment]:
         """Yield nothing: there are no segments here."""
         yield from ()
+
+    def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
+        """Leave of *entries* only what is said; see `indelible.store.Store.forget`."""
+        with self._lock:
+            for name, forgotten in entries.items():
+                log = self._logs[name]
+                for index, left in forgotten.items():
+                    log.rows[index] = left.row
+                    terms = log.terms[index]
+                    kept = tuple(each for each in terms.lookups if each not in left.lookups)
+                    log.terms[index] = msgspec.structs.replace(terms, lookups=kept)
 
     def close(self) -> None:
         """Keep everything: it is the process that forgets."""
@@ -86,6 +104,7 @@ class _Transaction:
         self.created: list[str] = []
         self.batches: list[Batch] = []
         self.notes: list[tuple[str, bytes]] = []
+        self.documents: list[bytes] = []
 
     def heads(self) -> Mapping[str, Head]:
         return dict(self.changed)
@@ -101,6 +120,9 @@ class _Transaction:
         self.batches.append(batch)
         self.changed[batch.head.log] = batch.head
 
+    def add_document(self, data: bytes) -> None:
+        self.documents.append(data)
+
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         self.notes.append((log, note))
         self.changed[log] = replace(self.changed[log], checkpoint=checkpoint)
@@ -112,8 +134,14 @@ class _Transaction:
 class _View:
     """Implements `indelible.store.View`."""
 
-    def __init__(self, logs: Mapping[str, _Log], heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self,
+        logs: Mapping[str, _Log],
+        heads: Mapping[str, Head],
+        documents: Mapping[bytes, bytes],
+    ) -> None:
         self.work = Work()
+        self._documents = dict(documents)
         self._logs = dict(logs)
         self._heads = dict(heads)
 
@@ -138,6 +166,17 @@ class _View:
             )
             for index in indexes
         ]
+
+    def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
+        return [self._logs[log].rows.get(index, b"") for index in indexes]
+
+    def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
+        for index in range(first, min(last, self._heads[log].size)):
+            if lookups := self._logs[log].terms[index].lookups:
+                yield index, lookups
+
+    def document(self, digest: bytes) -> bytes | None:
+        return self._documents.get(digest)
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
         kept, size = self._logs[log], self._heads[log].size
@@ -167,7 +206,10 @@ class _View:
         for index in reversed(indexes) if newest_first else indexes:
             terms = kept.terms[index]
             if (
-                all(not group.isdisjoint(terms.terms) for group in wanted.groups)
+                all(
+                    not group.isdisjoint(terms.terms) or not group.isdisjoint(terms.lookups)
+                    for group in wanted.groups
+                )
                 and (wanted.id is None or wanted.id == (terms.id, terms.id_time))
                 and (wanted.trace is None or wanted.trace == terms.trace)
                 and wanted.recorded[0] <= kept.recorded[index] < wanted.recorded[1]
@@ -188,7 +230,8 @@ class _View:
     ) -> dict[int, tuple[int, int]]:
         totals: dict[int, tuple[int, int]] = {}
         for index in range(self._heads[log].size) if indexes is None else indexes:
-            for term in self._logs[log].terms[index].terms:
+            terms = self._logs[log].terms[index]
+            for term in terms.lookups if field in LOOKUPS else terms.terms:
                 if field_of(term) == field:
                     count, _ = totals.get(term, (0, 0))
                     totals[term] = (count + 1, index)

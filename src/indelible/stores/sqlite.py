@@ -8,6 +8,7 @@ SQLite store: a trail in one directory, for one machine and several processes.
     writer.lock              held by the one who writes
     closing.lock             held by the one who builds segments
     segments/user/000000     closed segments, immutable
+    vault/user/000000        what is kept of their committed values, until it is forgotten
 
 Closing a segment builds its file aside and syncs it; one transaction on ``head.db``
 then registers it and drops the rows that it replaces. A file that is not
@@ -20,11 +21,13 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from array import array
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +53,7 @@ from indelible.segment import (
     TILES_LEVEL,
     Columns,
     Filter,
+    Lookups,
     Postings,
     Segment,
     Span,
@@ -58,7 +62,7 @@ from indelible.segment import (
     pack_block,
     unpack_block,
 )
-from indelible.store import Head, Stored, Tile, Wanted, Work
+from indelible.store import Forgotten, Head, Stored, Tile, Wanted, Work
 from indelible.stores.sqlite_build import build, build_aside
 from indelible.stores.sqlite_layout import (
     SPANS,
@@ -72,8 +76,10 @@ from indelible.stores.sqlite_layout import (
     span_columns,
     store_error,
     translated,
+    truncate_wal,
 )
-from indelible.terms import FEW_VALUES, field_of
+from indelible.stores.sqlite_vault import VaultFiles, forget_in_file
+from indelible.terms import FEW_VALUES, LOOKUPS, field_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,6 +95,8 @@ _NETWORK = frozenset(
     | {"fuse.juicefs", "virtiofs", "vboxsf"}
 )
 _OPEN_SEGMENTS = 256
+_AT_ONCE = 500
+"""Most values that one statement is given."""
 
 
 class SqliteStore:
@@ -116,6 +124,7 @@ class SqliteStore:
         self._lock_file: int | None = None
         self._readers = _Readers(path / "head.db")
         self._segment_files = _SegmentFiles(path)
+        self._vault_files = VaultFiles(path)
         self._segments: dict[str, list[Segment]] = {}
         self._mark = Mark(path / "mark")
         with _opening:
@@ -179,6 +188,26 @@ class SqliteStore:
                     segment = self._build(self.path, *due)
                 yield segment
 
+    def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
+        """Leave of *entries* only what is said; see `indelible.store.Store.forget`."""
+        # Nobody may move rows from the head to a vault file meanwhile.
+        with self._building, _lock(self.path / "closing.lock"):
+            with self.write() as transaction:
+                closed = transaction.forget(entries)
+            # Crash here, or between two files: some entries are forgotten; who repeats
+            # the call finds those done already, and does the others.
+            filters = {
+                (log, number): forget_in_file(self.path, log, number, forgotten)
+                for (log, number), forgotten in closed.items()
+            }
+            if filters:
+                with self.write() as transaction:
+                    transaction.refilter(filters)
+            self._segments.clear()
+            self._vault_files.close()
+            with self._writing, self._locked(), translated():
+                truncate_wal(self._writing_connection())
+
     def mark(self) -> Mark:
         """Return the high-water mark beside this store."""
         return self._mark
@@ -208,6 +237,7 @@ class SqliteStore:
             self._close_writer()
         self._readers.close()
         self._segment_files.close()
+        self._vault_files.close()
         _stores.discard(self)
 
     def _create(self) -> None:
@@ -269,7 +299,8 @@ class SqliteStore:
         fresh = [
             segment_from_row(log, row)
             for row in connection.execute(
-                f"SELECT key, root, file_hash, file_size, counts, filter, {SPANS}"  # noqa: S608
+                "SELECT key, root, file_hash, file_size, counts, filter, lookups,"  # noqa: S608
+                f" {SPANS}"
                 " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
                 (key_of(number, len(known)), key_of(number + 1, 0)),
             )
@@ -286,9 +317,11 @@ class SqliteStore:
         self._close_writer()
         self._readers.before_fork()
         self._segment_files.before_fork()
+        self._vault_files.before_fork()
 
     def after_fork(self) -> None:
         """Go on, in the parent and in the child."""
+        self._vault_files.after_fork()
         self._segment_files.after_fork()
         self._readers.after_fork()
         self._writing.release()
@@ -343,18 +376,93 @@ class _Transaction:
                 self._add_tile(number, (batch.first + done) // TILE, part, next(roots))
             else:
                 self._connection.execute(
-                    "INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         key_of(number, batch.first + done),
                         count,
                         *part.spans,
                         part.columns.to_bytes(),
+                        part.lookups.to_bytes(),
                         part.leaves,
                         b"\n".join(part.bodies),
                     ),
                 )
             done += count
+        if batch.rows:
+            first = key_of(number, batch.first)
+            self._connection.executemany(
+                "INSERT INTO vault VALUES (?, ?)",
+                [(first + place, row) for place, row in enumerate(batch.rows) if row],
+            )
         self._move(head)
+
+    def add_document(self, data: bytes) -> None:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO document VALUES (?, ?)", (sha256(data).digest(), data)
+        )
+
+    def forget(
+        self, entries: Mapping[str, Mapping[int, Forgotten]]
+    ) -> dict[tuple[str, int], dict[int, Forgotten]]:
+        """Forget what is in the head; return the rest by log and segment, then by place."""
+        closed: dict[tuple[str, int], dict[int, Forgotten]] = {}
+        for log, forgotten in entries.items():
+            number = self._numbers[log]
+            (segments,) = self._connection.execute(
+                "SELECT COUNT(*) FROM segment WHERE key >= ? AND key < ?",
+                (key_of(number, 0), key_of(number + 1, 0)),
+            ).fetchone()
+            rows: dict[tuple[str, int], dict[int, Forgotten]] = {}
+            for index, left in forgotten.items():
+                if index < segments * SEGMENT:
+                    closed.setdefault((log, index // SEGMENT), {})[index % SEGMENT] = left
+                    continue
+                key = key_of(number, index)
+                if left.row:
+                    self._connection.execute(
+                        "UPDATE vault SET row = ? WHERE key = ?", (left.row, key)
+                    )
+                else:
+                    self._connection.execute("DELETE FROM vault WHERE key = ?", (key,))
+                if left.lookups:
+                    rows.setdefault(self._row_of(number, index), {})[index] = left
+            for row, those in rows.items():
+                self._forget_lookups(row, those)
+        return closed
+
+    def _row_of(self, number: int, index: int) -> tuple[str, int]:
+        """Return table and key of the row that has the columns of an open entry."""
+        key = key_of(number, index // TILE)
+        if self._connection.execute("SELECT 1 FROM tile WHERE key = ?", (key,)).fetchone():
+            return "tile", key
+        (key,) = self._connection.execute(
+            "SELECT MAX(key) FROM tail WHERE key <= ?", (key_of(number, index),)
+        ).fetchone()
+        return "tail", key
+
+    def _forget_lookups(self, row: tuple[str, int], forgotten: Mapping[int, Forgotten]) -> None:
+        table, key = row
+        width, entries = (TILE, str(TILE)) if table == "tile" else (1, "entries")
+        first = row_of(key) * width
+        count, data = self._connection.execute(
+            f"SELECT {entries}, lookups FROM {table} WHERE key = ?",  # noqa: S608
+            (key,),
+        ).fetchone()
+        left = Lookups.from_bytes(count, data).without(
+            {index - first: each.lookups for index, each in forgotten.items()}
+        )
+        self._connection.execute(
+            f"UPDATE {table} SET lookups = ? WHERE key = ?",  # noqa: S608
+            (left.to_bytes(), key),
+        )
+
+    def refilter(self, filters: Mapping[tuple[str, int], bytes | None]) -> None:
+        """Let the manifest say which lookups are left in some vault files."""
+        for (log, segment), data in filters.items():
+            self._connection.execute(
+                "UPDATE segment SET lookups = ? WHERE key = ?",
+                (data or b"", key_of(self._numbers[log], segment)),
+            )
 
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         head = self._heads[log]
@@ -369,7 +477,7 @@ class _Transaction:
     def register(self, segment: Segment) -> None:
         number = self._numbers[segment.log]
         self._connection.execute(
-            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key_of(number, segment.number),
                 *span_columns(segment.recorded, segment.occurred, segment.id_times),
@@ -378,9 +486,10 @@ class _Transaction:
                 segment.file_size,
                 msgspec.msgpack.encode(segment.counts),
                 segment.filter,
+                segment.lookups,
             ),
         )
-        for table, width in (("tile", TILE), ("block", BLOCK)):
+        for table, width in (("tile", TILE), ("block", BLOCK), ("vault", 1)):
             first = segment.first // width
             self._connection.execute(
                 f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
@@ -398,7 +507,7 @@ class _Transaction:
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
         keys = (key_of(number, first), key_of(number, first + TILE))
         rows = self._connection.execute(
-            f"SELECT entries, columns, leaves, bodies, {SPANS} FROM tail"  # noqa: S608
+            f"SELECT entries, columns, lookups, leaves, bodies, {SPANS} FROM tail"  # noqa: S608
             " WHERE key >= ? AND key < ? ORDER BY key",
             keys,
         ).fetchall()
@@ -407,8 +516,15 @@ class _Transaction:
 
     def _add_tile(self, number: int, tile: int, rows: _Rows, root: bytes) -> None:
         self._connection.execute(
-            "INSERT INTO tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key_of(number, tile), *rows.spans, root, rows.columns.to_bytes(), rows.leaves),
+            "INSERT INTO tile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key_of(number, tile),
+                *rows.spans,
+                root,
+                rows.columns.to_bytes(),
+                rows.lookups.to_bytes(),
+                rows.leaves,
+            ),
         )
         per_tile = TILE // BLOCK
         self._connection.executemany(
@@ -426,12 +542,18 @@ class _Transaction:
 class _Rows:
     """Some consecutive entries on their way into a row."""
 
-    __slots__ = ("bodies", "columns", "leaves", "spans")
+    __slots__ = ("bodies", "columns", "leaves", "lookups", "spans")
 
     def __init__(
-        self, bodies: Sequence[bytes], leaves: bytes, columns: Columns, spans: tuple[int, ...]
+        self,
+        bodies: Sequence[bytes],
+        leaves: bytes,
+        columns: Columns,
+        lookups: Lookups,
+        spans: tuple[int, ...],
     ) -> None:
         self.bodies, self.leaves, self.columns, self.spans = bodies, leaves, columns, spans
+        self.lookups = lookups
 
     @classmethod
     def of(cls, batch: Batch, start: int, end: int) -> _Rows:
@@ -440,6 +562,7 @@ class _Rows:
             batch.bodies[start:end],
             b"".join(batch.leaves[start:end]),
             Columns.of(terms),
+            Lookups.of([entry.lookups for entry in terms]),
             span_columns(
                 Span(batch.head.recorded_at, batch.head.recorded_at),
                 Span.of([entry.occurred_at for entry in terms]),
@@ -449,8 +572,14 @@ class _Rows:
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> _Rows:
-        entries, columns, leaves, bodies, *spans = row
-        return cls(bodies.split(b"\n"), leaves, Columns.from_bytes(entries, columns), tuple(spans))
+        entries, columns, lookups, leaves, bodies, *spans = row
+        return cls(
+            bodies.split(b"\n"),
+            leaves,
+            Columns.from_bytes(entries, columns),
+            Lookups.from_bytes(entries, lookups),
+            tuple(spans),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[_Rows]) -> _Rows:
@@ -458,6 +587,7 @@ class _Rows:
             [body for part in parts for body in part.bodies],
             b"".join(part.leaves for part in parts),
             Columns.joined([part.columns for part in parts]),
+            Lookups.joined([part.lookups for part in parts]),
             join_spans([part.spans for part in parts]),
         )
 
@@ -515,6 +645,80 @@ class _View:
                 )
             )
         return found
+
+    def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
+        found: dict[int, bytes] = {}
+        by_segment: dict[int | None, list[int]] = {}
+        for index in indexes:
+            segment = self._segment_of(log, index)
+            by_segment.setdefault(None if segment is None else segment.number, []).append(index)
+        for number, those in by_segment.items():
+            if number is None:
+                first = key_of(self._numbers[log], 0)
+                for key, row in self._select_rows(
+                    self._connection, "key", [first + index for index in those]
+                ):
+                    found[row_of(key)] = row
+                continue
+            start = number * SEGMENT
+            # What cannot be read is missing, which is an alarm by itself.
+            with suppress(Damaged), self._vault_file(log, number) as file:
+                if file is not None:
+                    for place, row in self._select_rows(
+                        file, "place", [index - start for index in those]
+                    ):
+                        found[start + place] = row
+        return [found.get(index, b"") for index in indexes]
+
+    @staticmethod
+    def _select_rows(
+        connection: sqlite3.Connection, column: str, keys: Sequence[int]
+    ) -> Iterator[tuple[int, bytes]]:
+        for at in range(0, len(keys), _AT_ONCE):
+            part = keys[at : at + _AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            yield from connection.execute(
+                f"SELECT {column}, row FROM vault WHERE {column} IN ({marks})",  # noqa: S608
+                part,
+            )
+
+    @contextmanager
+    def _vault_file(self, log: str, number: int) -> Iterator[sqlite3.Connection | None]:
+        with self._store._vault_files.opened(log, number) as file:  # noqa: SLF001 - as `_open`
+            yield file
+
+    def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
+        for segment in self.segments(log):
+            if segment.first >= last or segment.first + SEGMENT <= first or not segment.lookups:
+                continue
+            found: dict[int, list[int]] = {}
+            for lookup, places in self._vault_postings(segment):
+                for place in places:
+                    found.setdefault(segment.first + place, []).append(lookup)
+            yield from ((i, found[i]) for i in sorted(found) if first <= i < last)
+        for start, entries, _, data in self._open_rows(log, first=first, last=last):
+            if not data:
+                continue
+            lookups, at = Lookups.from_bytes(entries, data), 0
+            for index, count in enumerate(lookups.counts, start):
+                if count and first <= index < last:
+                    yield index, lookups.terms[at : at + count]
+                at += count
+
+    def _vault_postings(self, segment: Segment) -> list[tuple[int, Sequence[int]]]:
+        with self._vault_file(segment.log, segment.number) as file:
+            pages = (
+                []
+                if file is None
+                else file.execute("SELECT page FROM posting ORDER BY least_term").fetchall()
+            )
+        return [found for (page,) in pages for found in Postings.read(page)]
+
+    def document(self, digest: bytes) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT data FROM document WHERE digest = ?", (digest,)
+        ).fetchone()
+        return None if row is None else row[0]
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
         last = min(last, self._heads[log].size)
@@ -575,7 +779,7 @@ class _View:
         return Columns.joined(
             [
                 Columns.from_bytes(entries, columns)
-                for _, entries, columns in self._open_rows(log, first=first, last=first + TILE)
+                for _, entries, columns, _ in self._open_rows(log, first=first, last=first + TILE)
             ]
         )
 
@@ -644,11 +848,12 @@ class _View:
     ) -> dict[int, tuple[int, int]]:
         totals: dict[int, tuple[int, int]] = {}
         chosen = None if indexes is None else set(indexes)
+        counted: Iterable[tuple[int, int, int]]
         for segment in self.segments(log):
-            if chosen is None and field in FEW_VALUES:
-                counted: Iterable[tuple[int, int, int]] = (
-                    (term, count, place) for term, (count, place) in segment.counts.items()
-                )
+            if field in LOOKUPS:
+                counted = self._count_lookups(segment, field, chosen)
+            elif chosen is None and field in FEW_VALUES:
+                counted = ((term, count, place) for term, (count, place) in segment.counts.items())
             elif chosen is not None and chosen.isdisjoint(
                 range(segment.first, segment.first + SEGMENT)
             ):
@@ -659,8 +864,12 @@ class _View:
                 if field_of(term) == field:
                     total, _ = totals.get(term, (0, 0))
                     totals[term] = (total + count, segment.first + place)
-        for start, entries, row in self._open_rows(log):
-            columns = Columns.from_bytes(entries, row)
+        for start, entries, row, lookups in self._open_rows(log):
+            columns: Columns | Lookups = (
+                Lookups.from_bytes(entries, lookups)
+                if field in LOOKUPS
+                else Columns.from_bytes(entries, row)
+            )
             for term, places in Postings.collect([columns]).items():
                 if field_of(term) != field:
                     continue
@@ -669,6 +878,15 @@ class _View:
                     total, _ = totals.get(term, (0, 0))
                     totals[term] = (total + len(hits), hits[-1])
         return totals
+
+    def _count_lookups(
+        self, segment: Segment, field: int, chosen: set[int] | None
+    ) -> Iterator[tuple[int, int, int]]:
+        for lookup, places in self._vault_postings(segment) if segment.lookups else ():
+            if field_of(lookup) == field:
+                hits = [p for p in places if chosen is None or segment.first + p in chosen]
+                if hits:
+                    yield lookup, len(hits), hits[-1]
 
     def _count_in_segment(
         self, segment: Segment, field: int, chosen: set[int] | None
@@ -697,8 +915,8 @@ class _View:
             if not _may_hold(segment, wanted):
                 self.work.segments_skipped += 1
                 continue
-            with self._open(segment) as file:
-                places = _places_in_segment(file, wanted)
+            with self._open(segment) as file, self._vault_file(log, segment.number) as vault:
+                places = _places_in_segment(file, vault, wanted)
             for place in reversed(places) if newest_first else places:
                 if first <= start + place < last:
                     yield start + place
@@ -707,7 +925,7 @@ class _View:
         self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
     ) -> Iterator[int]:
         rows = self._open_rows(log, wanted, first, last, newest_first=newest_first)
-        for start, entries, columns in rows:
+        for start, entries, columns, lookups in rows:
             self.work.tiles_read += 1
             places: Iterable[int] = range(entries)
             if wanted.id is not None:
@@ -717,7 +935,7 @@ class _View:
                 traces = Columns.from_bytes(entries, columns).traces
                 places = [p for p in places if p < len(traces) and traces[p] == wanted.trace]
             if wanted.groups and places:
-                found = find_in_columns(columns, entries, wanted.groups) or set()
+                found = find_in_columns(columns, entries, wanted.groups, lookups) or set()
                 places = sorted(found.intersection(places))
             for place in reversed(list(places)) if newest_first else places:
                 if first <= start + place < last:
@@ -731,8 +949,8 @@ class _View:
         last: int | None = None,
         *,
         newest_first: bool = False,
-    ) -> Iterator[tuple[int, int, bytes]]:
-        """Yield index of the first entry, number of entries and columns of each open row."""
+    ) -> Iterator[tuple[int, int, bytes, bytes]]:
+        """Yield index of the first entry, number of entries, columns and lookups of open rows."""
         number, last = self._numbers[log], self._heads[log].size if last is None else last
         within, values = _within(wanted or Wanted())
         tables = [("tile", str(TILE), TILE), ("tail", "entries", 1)]
@@ -740,12 +958,12 @@ class _View:
         for table, entries, width in reversed(tables) if newest_first else tables:
             start = first // TILE * TILE // width
             # A cursor, so that who needs only the newest reads only these.
-            for key, count, columns in self._connection.execute(
-                f"SELECT key, {entries}, columns FROM {table}"  # noqa: S608
+            for key, count, columns, lookups in self._connection.execute(
+                f"SELECT key, {entries}, columns, lookups FROM {table}"  # noqa: S608
                 f" WHERE key >= ? AND key < ? {within} ORDER BY key {order}",
                 (key_of(number, start), key_of(number, -(-last // width)), *values),
             ):
-                yield row_of(key) * width, count, columns
+                yield row_of(key) * width, count, columns, lookups
 
     def _block(self, log: str, block: int) -> list[bytes]:
         self.work.blocks_read += 1
@@ -1045,17 +1263,23 @@ def _may_hold(segment: Segment, wanted: Wanted) -> bool:
         segment.recorded.meets(*wanted.recorded)
         and segment.occurred.meets(*wanted.occurred)
         and (wanted.id is None or segment.id_times.meets(wanted.id[1], wanted.id[1] + 1))
-        and all(
-            any(Filter.may_hold(segment.filter, term) for term in group) for group in wanted.groups
-        )
+        and all(any(_filter_may_hold(segment, term) for term in group) for group in wanted.groups)
     )
 
 
-def _places_in_segment(file: sqlite3.Connection, wanted: Wanted) -> Sequence[int]:
+def _filter_may_hold(segment: Segment, term: int) -> bool:
+    if field_of(term) in LOOKUPS:
+        return bool(segment.lookups) and Filter.may_hold(segment.lookups, term)
+    return Filter.may_hold(segment.filter, term)
+
+
+def _places_in_segment(
+    file: sqlite3.Connection, vault: sqlite3.Connection | None, wanted: Wanted
+) -> Sequence[int]:
     within, values = _within(wanted)
     query = f"SELECT number FROM tile WHERE TRUE {within} ORDER BY number"  # noqa: S608
     tiles = [row[0] for row in file.execute(query, values)]
-    lists: list[Sequence[int]] = [_places_of_group(file, group) for group in wanted.groups]
+    lists: list[Sequence[int]] = [_places_of_group(file, vault, group) for group in wanted.groups]
     if wanted.id is not None:
         lists.append(_places_in_column(file, "ids", wanted.id[0], tiles))
     if wanted.trace is not None:
@@ -1086,9 +1310,14 @@ def _places_in_column(
     ]
 
 
-def _places_of_group(file: sqlite3.Connection, group: Iterable[int]) -> array[int]:
+def _places_of_group(
+    segment: sqlite3.Connection, vault: sqlite3.Connection | None, group: Iterable[int]
+) -> array[int]:
     lists = []
     for term in group:
+        file = vault if field_of(term) in LOOKUPS else segment
+        if file is None:
+            continue
         row = file.execute(
             "SELECT page FROM posting WHERE least_term <= ? ORDER BY least_term DESC LIMIT 1",
             (term,),
@@ -1115,6 +1344,17 @@ def _first_due(connection: sqlite3.Connection) -> tuple[str, int, int] | None:
         if closed < size // SEGMENT:
             return name, number, closed
     return None
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock at *path*, however long others do."""
+    while True:
+        with _try_lock(path) as locked:
+            if locked:
+                yield
+                return
+        time.sleep(0.01)
 
 
 @contextmanager

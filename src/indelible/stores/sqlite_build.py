@@ -39,6 +39,7 @@ from indelible.stores.sqlite_layout import (
     segment_path,
     span_columns,
 )
+from indelible.stores.sqlite_vault import build_vault
 
 
 def build(directory: Path, log: str, log_number: int, number: int) -> Segment:
@@ -92,6 +93,7 @@ def build(directory: Path, log: str, log_number: int, number: int) -> Segment:
         connection.executemany("INSERT INTO seg.posting VALUES (?, ?)", Postings.pages(places))
         connection.execute("COMMIT")
         connection.execute("DETACH seg")
+        lookups = build_vault(connection, directory, log, log_number, number)
     finally:
         connection.close()
     sync_file(building)
@@ -114,6 +116,7 @@ def build(directory: Path, log: str, log_number: int, number: int) -> Segment:
         id_times=Span(*spans[4:6]),
         filter=Filter.build(places),
         counts=Postings.few(places),
+        lookups=lookups,
     )
 
 
@@ -146,6 +149,7 @@ def _main(directory: str, log: str, log_number: str, number: str) -> None:
         segment.file_size,
         msgspec.msgpack.encode(segment.counts),
         segment.filter,
+        segment.lookups,
         *span_columns(segment.recorded, segment.occurred, segment.id_times),
     )
     sys.stdout.buffer.write(msgspec.msgpack.encode(row))

@@ -48,11 +48,30 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.execute("PRAGMA trusted_schema=OFF")
+        # What is deleted is overwritten: boxes and lookups that were erased, and those
+        # that were moved to a vault file, from which they may be erased later.
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute("PRAGMA cell_size_check=ON")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def truncate_wal(connection: sqlite3.Connection) -> None:
+    """
+    Empty what was written ahead, so that nothing of what was deleted is left there.
+
+    Raises:
+        StoreError: A reader still looks at an older state; repeating it is safe.
+    """
+    # The busy handler waits for readers of this and other processes.
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise StoreError(
+            "store: a reader still holds an older state open, in which deleted values are;"
+            " repeat this when it has ended"
+        )
 
 
 def _is_frozen(path: Path) -> bool:
@@ -141,7 +160,7 @@ def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
     Raises:
         Damaged: Its counts cannot be read.
     """
-    key, root, file_hash, file_size, packed, filter_, *spans = row
+    key, root, file_hash, file_size, packed, filter_, lookups, *spans = row
     try:
         counts = msgspec.msgpack.decode(packed, type=dict[int, tuple[int, int]])
     except msgspec.MsgspecError as error:
@@ -157,6 +176,7 @@ def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
         id_times=Span(*spans[4:6]),
         filter=filter_,
         counts=counts,
+        lookups=lookups,
     )
 
 

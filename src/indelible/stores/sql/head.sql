@@ -23,6 +23,7 @@ CREATE TABLE tail (
     occurred_least INTEGER NOT NULL, occurred_most INTEGER NOT NULL,
     id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,
     columns        BLOB NOT NULL,
+    lookups        BLOB NOT NULL,       -- may be forgotten; empty for none
     leaves         BLOB NOT NULL,
     bodies         BLOB NOT NULL        -- separated by line feeds
 ) STRICT;
@@ -35,6 +36,7 @@ CREATE TABLE tile (
     id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,
     root           BLOB NOT NULL,
     columns        BLOB NOT NULL,
+    lookups        BLOB NOT NULL,       -- may be forgotten; empty for none
     leaves         BLOB NOT NULL
 ) STRICT;
 
@@ -54,8 +56,21 @@ CREATE TABLE segment (
     file_hash      BLOB NOT NULL,       -- SHA-256 of the file, also in the custody stream
     file_size      INTEGER NOT NULL,
     counts         BLOB NOT NULL,
-    filter         BLOB NOT NULL
+    filter         BLOB NOT NULL,
+    lookups        BLOB NOT NULL        -- filter of what its vault file is looked up by
 ) STRICT;
+
+-- What the vault keeps of entries that are in no closed segment. key: index of the entry.
+CREATE TABLE vault (
+    key INTEGER PRIMARY KEY,
+    row BLOB NOT NULL
+) STRICT;
+
+-- Policies and plans, as custody entries name them. digest: SHA-256 of the data.
+CREATE TABLE document (
+    digest BLOB PRIMARY KEY,
+    data   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- Rotation notes. key: number of the rotation.
 CREATE TABLE rotation (

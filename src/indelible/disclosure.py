@@ -1,0 +1,134 @@
+"""
+Disclosures: salted values outside the log, and the one commitment in the log over them.
+
+::
+
+    D           = ["<43 b64url = 32 random bytes>","/client/ip","203.0.113.9"]
+    leaf        = SHA-256(0x00 ‖ D)
+    commitment  = RFC 6962 root of the leaves, in the order of ``committed``
+
+A salt of 256 bits makes a leaf hash harmless when its value is gone: it can be checked
+against a guess by nobody who has not the salt.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from indelible.errors import Damaged, Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SALT_SIZE = 32
+
+_encode = msgspec.json.Encoder(decimal_format="string").encode
+
+
+class Disclosure(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One value of an event, opened.
+
+    Attributes:
+        data: The exact bytes of D.
+        value: A JSON value.
+    """
+
+    data: bytes
+    path: str
+    value: Any
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Disclosure:
+        """
+        Read a disclosure.
+
+        Raises:
+            Malformed: These are not a disclosure's exact bytes.
+        """
+        try:
+            salt, path, value = _decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"disclosure: {error}") from error
+        if not _is_salt(salt) or _encode((salt, path, value)) != data:
+            raise Malformed("disclosure: not in the exact form")
+        return cls(data=data, path=path, value=value)
+
+    @property
+    def leaf(self) -> bytes:
+        """Its leaf hash in the tree of its entry's commitment."""
+        return leaf_of(self.data)
+
+
+_decode = msgspec.json.Decoder(tuple[str, str, Any]).decode
+
+
+def _is_salt(text: str) -> bool:
+    return len(text) == 43 and all(c in _ALPHABET for c in text) and text[-1] in _LAST  # noqa: PLR2004 - 32 bytes
+
+
+_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_LAST = frozenset("AEIMQUYcgkosw048")
+"""What 43 characters may end with: 32 bytes leave two bits, which are zero."""
+
+
+def leaf_of(data: bytes) -> bytes:
+    """Return the leaf hash of a disclosure's bytes."""
+    return sha256(b"\0" + data).digest()
+
+
+def write(values: Sequence[tuple[str, Any]], entropy: Callable[[int], bytes]) -> list[bytes]:
+    """Return the disclosures of *values*, paths with JSON values, each under a salt of its own."""
+    # One call makes all salts, one encodes them: 33 bytes are 44 characters of base64,
+    # and the 43 in front are those of the 32 bytes without their padding.
+    count = len(values)
+    random = entropy(SALT_SIZE * count)
+    joined = b"\0".join([random[at : at + SALT_SIZE] for at in range(0, len(random), SALT_SIZE)])
+    salts = b2a_base64(joined + b"\0", newline=False).translate(_URLSAFE)
+    return [
+        b'["%b",%b,%b]'
+        % (salts[at : at + 43], _paths.get(each[0]) or _path(each[0]), _encode(each[1]))
+        for at, each in zip(range(0, 44 * count, 44), values, strict=True)
+    ]
+
+
+def _path(path: str) -> bytes:
+    if len(_paths) >= _MOST_PATHS:
+        _paths.clear()
+    known = _paths[path] = _encode(path)
+    return known
+
+
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
+_paths: dict[str, bytes] = {}
+_MOST_PATHS = 10_000
+
+
+def commitment_of(leaves: Sequence[bytes]) -> bytes:
+    """Return the RFC 6962 root over *leaves*, of which there is at least one."""
+    # A node without a neighbour moves up as it is: that is the tree of RFC 6962.
+    level = leaves
+    while len(level) > 1:
+        pairs = iter(level)
+        above = [sha256(b"\x01%b%b" % pair).digest() for pair in zip(pairs, pairs, strict=False)]
+        if len(level) % 2:
+            above.append(level[-1])
+        level = above
+    return level[0]
+
+
+def verify_opening(disclosure: Disclosure, path: str, leaf: bytes) -> None:
+    """
+    Check that *disclosure* is the one of *path* whose *leaf* hash the commitment covers.
+
+    Raises:
+        Damaged: It opens another path or another value.
+    """
+    if disclosure.path != path:
+        raise Damaged(f"disclosure: found path {disclosure.path!r}, expected {path!r}")
+    if disclosure.leaf != leaf:
+        raise Damaged(f"disclosure of {path}: is not the one that was committed to")

@@ -1,0 +1,1 @@
+"""Who keeps the keys of the vault outside of this machine; the contract is `indelible.kek`."""

@@ -1,0 +1,268 @@
+"""
+Policies: which policy a trail is under, and which it was under before.
+
+The custody stream says it: an entry ``policy.set`` names the digest of each version, and
+the document itself is kept beside the log, under that digest. So a document that was
+edited is noticed, and a version that was never recorded is none.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from indelible import query
+from indelible.custody import own_event
+from indelible.entry import microseconds
+from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound
+from indelible.log import append, head_of
+from indelible.note import VerifierKey
+from indelible.policy import CUSTODY, OWNER, Policy
+from indelible.query import Query
+from indelible.store import Head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from indelible.keys import Signer
+    from indelible.plan import Plan
+    from indelible.policy import Approvals
+    from indelible.query import Item
+    from indelible.store import Store, View
+
+SET = "policy.set"
+"""The action of the custody entry."""
+
+
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan's bytes, and the notes in which people approve it."""
+
+    plan: bytes
+    approvals: tuple[bytes, ...] = ()
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One version of a trail's policy, and since when it holds.
+
+    Attributes:
+        item: The custody entry that says so.
+    """
+
+    policy: Policy
+    item: Any
+
+
+def text_of(policy: Policy) -> bytes:
+    """Return the document of *policy*; of one that was built in code, its parts as JSON."""
+    return policy.text or msgspec.json.encode(policy, order="deterministic")
+
+
+def parse(data: bytes) -> Policy:
+    """
+    Read what `text_of` writes.
+
+    Raises:
+        InvalidPolicy: It is no policy.
+    """
+    if not data.startswith(b'{"'):
+        from indelible.document import parse as parse_document  # noqa: PLC0415 - reads TOML
+
+        return parse_document(data)
+    try:
+        return msgspec.json.decode(data, type=Policy)
+    except msgspec.MsgspecError as error:
+        raise InvalidPolicy(f"policy: {error}") from error
+
+
+def set_by(policy: Policy, **said: Any) -> dict[str, Any]:
+    """Return the data of the custody entry that sets *policy*."""
+    return {
+        "policy": policy.label,
+        "digest": policy.digest.hex(),
+        "supersedes": policy.supersedes,
+        **said,
+    }
+
+
+def versions(view: View) -> Iterator[Version]:
+    """
+    Yield the versions that the trail was under, the newest first.
+
+    Raises:
+        Damaged: A document is gone, or is not the one that was set.
+    """
+    if CUSTODY not in view.heads():
+        return
+    asked = Query(stream=CUSTODY, action=SET)
+    for item in query.matches(view, asked):
+        yield Version(policy=_policy(view, item), item=item)
+
+
+def current(view: View) -> Policy:
+    """
+    Return the policy that the trail is under.
+
+    Raises:
+        NotFound: None was ever set.
+        Damaged: Its document is gone, or is not the one that was set.
+    """
+    for version in versions(view):
+        return version.policy
+    raise NotFound("policy: the trail was never given one")
+
+
+def of_label(view: View, label: str) -> Policy | None:
+    """Return the policy that entries name *label*, if the trail was ever under it."""
+    return next((each.policy for each in versions(view) if each.policy.label == label), None)
+
+
+def document(view: View, digest: bytes) -> bytes:
+    """
+    Return the document with this SHA-256.
+
+    Raises:
+        Damaged: It is gone, or another.
+    """
+    data = view.document(digest)
+    if data is None:
+        raise Damaged(f"document {digest.hex()}: is missing")
+    if sha256(data).digest() != digest:
+        raise Damaged(f"document {digest.hex()}: is not the one that was recorded")
+    return data
+
+
+class Owner(Protocol):
+    """The trail whose policy changes."""
+
+    @property
+    def id(self) -> str:
+        """The trail's id."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """What its logs' origins begin with."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where its logs are kept."""
+        ...
+
+    def signer_of(self, head: Head) -> Signer:
+        """Return the key of the log with this *head*."""
+        ...
+
+    def new_signer(self, log: str) -> Signer:
+        """Make the key of a log that does not exist yet."""
+        ...
+
+
+def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = None) -> None:
+    """
+    Let *new* be the policy of a trail from now on; it is recorded, with what it loosens.
+
+    A stream that it adds gets a log. What loosens the policy in force needs the approvals
+    that that policy asks for; with its default, the owner of the trail is enough, and the
+    entry says that this was self-approved.
+
+    Args:
+        consent: The plan and its approvals, where they are needed.
+
+    Raises:
+        InvalidPolicy: It does not follow the one in force.
+        NotApproved: It loosens it, and too few people have approved.
+        StoreError: Nothing was written.
+    """
+    from indelible.approval import verify_approvals  # noqa: PLC0415 - recording needs none of it
+    from indelible.loosening import loosened, verify_succession  # noqa: PLC0415 - the same
+
+    with owner.store.read() as view:
+        old = current(view)
+        known = owner_keys(view)
+    if old.digest == new.digest:
+        return
+    if old.id != "default" or new.id == "default":  # the first of its own follows no other
+        verify_succession(old, new)
+    loosens = loosened(old, new)
+    needed = old.governance.loosening
+    said: dict[str, Any] = {"loosens": loosens}
+    if loosens:
+        if consent is None and needed.n == 1 and OWNER in needed.from_:
+            said["self_approved"] = True
+        else:
+            plan = _plan_of(consent, new, needed)
+            verified = verify_approvals(
+                plan,
+                () if consent is None else consent.approvals,
+                policy=old,
+                needed=needed,
+                owner_keys=known,
+                now=now,
+            )
+            said["self_approved"] = verified.self_approved
+            said["plan"] = plan.digest.hex()
+            said["approvals"] = (
+                [] if consent is None else [note.decode() for note in consent.approvals]
+            )
+    with owner.store.write() as transaction:
+        heads = transaction.heads()
+        transaction.add_document(text_of(new))
+        if consent is not None:
+            transaction.add_document(consent.plan)
+        streams = {head.stream for head in heads.values()}
+        events = []
+        for stream in new.streams:
+            if stream not in streams:
+                # Crash before the transaction ends: a key that nothing knows; it is
+                # made anew by whoever repeats this.
+                signer = owner.new_signer(stream)
+                transaction.create(Head(log=stream, origin=signer.name))
+                events.append(
+                    own_event(owner.id, "key.create", log=stream, key=signer.verifier.to_text())
+                )
+        events.append(own_event(owner.id, SET, **set_by(new, **said)))
+        target = head_of(transaction.heads(), CUSTODY)
+        append(transaction, target, events, owner.signer_of(target), microseconds(now))
+
+
+def owner_keys(view: View) -> list[VerifierKey]:
+    """Return the keys that custody entries say the custody logs were made with, and had since."""
+    keys = []
+    for item in query.matches(view, Query(stream=CUSTODY, action=("key.create", "key.rotate"))):
+        said = item.event.data or {}
+        if str(said.get("log", "")).partition("~")[0] == CUSTODY:
+            keys += [
+                VerifierKey.from_text(said[name]) for name in ("key", "old", "new") if name in said
+            ]
+    return keys
+
+
+def _plan_of(consent: Consent | None, new: Policy, needed: Approvals) -> Plan:
+    from indelible.plan import Plan  # noqa: PLC0415 - recording needs none of it
+
+    if consent is None:
+        raise NotApproved(
+            f"policy {new.label}: loosens the one in force; found no approval, expected"
+            f" {needed.n} of {', '.join(needed.from_)}"
+        )
+    plan = Plan.from_bytes(consent.plan)
+    if plan.kind != "policy" or plan.detail.get("digest") != new.digest.hex():
+        raise NotApproved(f"plan {plan.digest.hex()}: is not for policy {new.label}")
+    return plan
+
+
+def _policy(view: View, item: Item) -> Policy:
+    said = item.event.data
+    try:
+        digest = bytes.fromhex(said["digest"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise Damaged(f"entry {item.log}#{item.index}: names no policy: {error}") from error
+    try:
+        return parse(document(view, digest))
+    except InvalidPolicy as error:
+        raise Damaged(f"policy {digest.hex()}: {error}") from error

@@ -1,0 +1,333 @@
+"""
+Vault: encloses the values of sealed events in boxes, and opens them for those who may see.
+
+It knows keys and bytes; which entry a row belongs to, and where it is kept, is the
+store's business. What a role may not see is not decrypted here, so nobody further out
+can show it by mistake.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from indelible.access import MASK, MASKS, Viewer, pseudonym
+from indelible.box import Box, Found, Row, ValueState, binding, enclose, look_into
+from indelible.errors import Damaged, KeyUnavailable
+from indelible.keyring import networks_of
+from indelible.policy import FieldClass, Sight
+from indelible.seal import Sealed
+from indelible.terms import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from indelible.event import Event
+    from indelible.keyring import DataKey, Keyring
+    from indelible.policy import Policy
+    from indelible.seal import Clear, Value
+
+
+_json = msgspec.json.Encoder(decimal_format="string").encode
+
+IDENTITIES = frozenset({"/actor/id", "/actor/name", "/resource/id", "/resource/name"})
+"""Paths whose values tell people apart: a pseudonym can stand for them."""
+
+
+class Vault:
+    """
+    The vault of a trail.
+
+    Args:
+        origin: Of the trail; boxes are bound to it and their stream.
+    """
+
+    def __init__(self, keyring: Keyring, origin: str) -> None:
+        self.keyring = keyring
+        self._origin = origin
+        self._bindings: dict[str, bytes] = {}
+
+    def binding(self, stream: str) -> bytes:
+        """Return what boxes of *stream* are bound to, besides their commitment."""
+        found = self._bindings.get(stream)
+        if found is None:
+            found = self._bindings[stream] = binding(f"{self._origin}/{stream}")
+        return found
+
+    def fingerprint(self, path: str, value: object) -> str:
+        """Return what a secret at *path* can be compared by with others, by us alone."""
+        secret = self.keyring.secret(f"fingerprint {path}")
+        return hmac.digest(secret, _json(value), "sha256").hex()[:32]
+
+    def enclose(self, sealed: Sealed, stream: str) -> Sealed:
+        """
+        Return *sealed* with its values in boxes, and what it can be found by.
+
+        Raises:
+            KeyUnavailable: The keyring is locked, so nothing may be recorded.
+        """
+        values = sealed.values
+        if not values:
+            return sealed
+        groups: dict[tuple[str | None, FieldClass], list[int]] = {}
+        lookups: list[int] = []
+        subjects = {None: None, "actor": sealed.actor, "resource": sealed.resource}
+        for position, value in enumerate(values):
+            rule = value.rule
+            subject, class_ = subjects[rule.subject], rule.class_
+            if class_ is FieldClass.SECRET:  # its fingerprint
+                class_ = FieldClass.INTERNAL
+            try:
+                groups[subject, class_].append(position)
+            except KeyError:
+                groups[subject, class_] = [position]
+            if rule.search is not None:
+                self._find_by(value, sealed, lookups)
+        keyring, disclosures = self.keyring, sealed.disclosures
+        bound = self.binding(stream) + sealed.commitment
+        boxes: list[Box] = []
+        for (subject, class_), positions in groups.items():
+            key = keyring.data_key(subject, class_)
+            boxes.append(
+                enclose(len(boxes), positions, [disclosures[at] for at in positions], key, bound)
+            )
+        lookups += [
+            keyring.lookup(Field.SUBJECT_LOOKUP, subject)
+            for subject in {subject for subject, _ in groups}
+            if subject is not None
+        ]
+        return Sealed(
+            event=sealed.event,
+            clear=sealed.clear,
+            row=Row(b"".join(sealed.leaves), tuple(boxes)).to_bytes(),
+            keys=tuple([box.key for box in boxes]),
+            lookups=tuple(lookups),
+        )
+
+    def _find_by(self, value: Value, sealed: Sealed, lookups: list[int]) -> None:
+        lookup = self.keyring.lookup
+        lookups += [
+            lookup(field, text)
+            for field, text in searched_by(value.path, value.value, sealed.actor, sealed.resource)
+        ]
+        if value.rule.search == "prefix" and isinstance(value.value, str):
+            lookups += [
+                lookup(Field.VALUE_LOOKUP, f"{value.path}={network}")
+                for network in networks_of(value.value)
+            ]
+
+    def opener(
+        self,
+        viewer: Viewer,
+        policy: Policy,
+        explain: Callable[[str, int, str], Found] | None = None,
+    ) -> Opener:
+        """
+        Return what opens entries for *viewer*.
+
+        Args:
+            policy: The one in force: it says by what the viewer may search.
+            explain: Told log, index and path of a value that is gone, says what became
+                of it.
+        """
+        return Opener(self, viewer, policy, explain)
+
+
+def searched_by(
+    path: str, value: object, actor: str | None, resource: str | None
+) -> list[tuple[Field, str]]:
+    """Return by what fields and texts a searchable value is found."""
+    if path == "/actor/id":
+        return [] if actor is None else [(Field.ACTOR_LOOKUP, actor)]
+    if path == "/resource/id":
+        return [] if resource is None else [(Field.RESOURCE_LOOKUP, resource)]
+    if path == "/session":
+        return [(Field.SESSION_LOOKUP, str(value))]
+    return [(Field.VALUE_LOOKUP, f"{path}={text}") for text in texts_of(value)]
+
+
+def texts_of(value: object) -> list[str]:
+    """Return the texts that a searchable value is found by: of a change, old and new."""
+    if isinstance(value, str):
+        return [value]
+    plain = msgspec.json.decode(_json(value))
+    if isinstance(plain, dict):
+        return [text for item in plain.values() for text in texts_of(item)]
+    if isinstance(plain, list):
+        return [text for item in plain for text in texts_of(item)]
+    return [plain if isinstance(plain, str) else _json(plain).decode()]
+
+
+class Opener:
+    """
+    Opens entries for one viewer.
+
+    Attributes:
+        opened: How many entries with personal or accountable values were opened.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        viewer: Viewer,
+        policy: Policy,
+        explain: Callable[[str, int, str], Found] | None = None,
+    ) -> None:
+        self.viewer = viewer
+        self._policy = policy
+        self._vault, self._explain = vault, explain
+        self._lost: str | None = None
+        self.opened = 0
+
+    def keys(self, rows: Sequence[bytes]) -> dict[bytes, DataKey]:
+        """Return the data keys of the boxes of *rows*, as far as they can be had."""
+        ids = {box.key for row in rows if row for box in _boxes(row)}
+        if not ids:
+            return {}
+        try:
+            return self._vault.keyring.open(ids)
+        except KeyUnavailable as error:
+            self._lost = str(error)
+            return self._one_by_one(ids)
+
+    def _one_by_one(self, ids: set[bytes]) -> dict[bytes, DataKey]:
+        keys: dict[bytes, DataKey] = {}
+        for key_id in ids:
+            try:
+                keys.update(self._vault.keyring.open([key_id]))
+            except KeyUnavailable as error:
+                self._lost = str(error)
+        return keys
+
+    def look(
+        self, log: str, index: int, clear: Clear, row: bytes, keys: Mapping[bytes, DataKey]
+    ) -> dict[str, Found]:
+        """Say of each committed value of an entry what the viewer may know of it."""
+        if not clear.committed or clear.commitment is None:
+            return {}
+        commitment = urlsafe_b64decode(clear.commitment + "=")
+        bound = self.bound(log, clear)
+        found = look_into(row, clear.committed, commitment, bound, keys, self.viewer.opens)
+        for path, each in found.items():
+            if each.state is ValueState.MISSING and self._explain is not None:
+                found[path] = self._explain(log, index, path)
+            elif each.state is ValueState.UNREADABLE and self._lost is not None:
+                found[path] = msgspec.structs.replace(each, why=self._lost)
+        return found
+
+    def reveal(
+        self, log: str, index: int, clear: Clear, row: bytes, keys: Mapping[bytes, DataKey]
+    ) -> tuple[Event, dict[str, ValueState]]:
+        """
+        Return the event as the viewer may see it, and the state of each committed value.
+
+        Raises:
+            Malformed: The entry holds no event.
+        """
+        found = self.look(log, index, clear, row, keys)
+        if not found:
+            return clear.event(), {}
+        values: dict[str, Any] = {}
+        masks: dict[str, str] = {}
+        states: dict[str, ValueState] = {}
+        personal = False
+        for path, each in found.items():
+            state = each.state
+            class_ = each.class_
+            if state is ValueState.OPEN and class_ is not None and not self.viewer.sees(class_):
+                state = ValueState.WITHHELD
+                masks[path] = self._stand_in(path, each.value)
+            elif state is ValueState.OPEN:
+                values[path] = each.value
+                personal = personal or class_ in (FieldClass.PERSONAL, FieldClass.ACCOUNTABLE)
+            elif (
+                state is ValueState.WITHHELD
+                and class_ is not None
+                and self.viewer.sights.get(class_) is Sight.MASKED
+            ):
+                masks[path] = MASK
+            else:
+                masks[path] = MASKS[state]
+            states[path] = state
+        if personal:
+            self.opened += 1
+        return clear.event(values, masks), states
+
+    def _stand_in(self, path: str, value: object) -> str:
+        if path not in IDENTITIES or self.viewer.case is None or not isinstance(value, str):
+            return MASK
+        secret = self._vault.keyring.secret("pseudonyms")
+        return pseudonym(secret, self.viewer.case, f"{path.split('/')[1]}\0{value}")
+
+    def bound(self, log: str, clear: Clear) -> bytes:
+        """Return what the boxes of an entry of *log* are bound to."""
+        commitment = urlsafe_b64decode((clear.commitment or "") + "=")
+        return self._vault.binding(log.partition("~")[0]) + commitment
+
+    def successor_of(self, key: DataKey) -> DataKey:
+        """Return a new data key for what *key* is for."""
+        return self._vault.keyring.successor(key)
+
+    def found_by(
+        self, path: str, value: object, clear: Clear, found: Mapping[str, Found]
+    ) -> frozenset[int]:
+        """Return all lookups by which an entry may be found for its value at *path*."""
+        actor = _identity(clear.actor.type, clear.actor.id, found.get("/actor/id"))
+        resource = _identity(clear.resource.type, clear.resource.id, found.get("/resource/id"))
+        lookups: frozenset[int] = frozenset()
+        for field, text in searched_by(path, value, actor, resource):
+            lookups |= self.lookups(field, text)
+        for network in networks_of(value) if isinstance(value, str) else ():
+            lookups |= self.lookups(Field.VALUE_LOOKUP, f"{path}={network}")
+        return lookups
+
+    def check_may_find(self, field: str, path: str, kind: str) -> None:
+        """
+        Check that the viewer may search by the field at *path*; *kind* is the type it is of.
+
+        Raises:
+            Forbidden: The role does not see such values.
+        """
+        self.viewer.check_may_find(field, self._policy.field(path, kind, kind).class_)
+
+    def may_count(self, path: str) -> bool:
+        """Tell whether the viewer may tell values at *path* apart, at least as pseudonyms."""
+        classes = self._policy.classes_of(path)
+        return all(self.viewer.opens(class_) for class_ in classes)
+
+    def stands_in(self, path: str, states: Mapping[str, ValueState]) -> bool:
+        """Tell whether a pseudonym stands for the value at *path* of an entry."""
+        return (
+            self.viewer.case is not None
+            and path in IDENTITIES
+            and states.get(path) is ValueState.WITHHELD
+            and self.may_count(path)
+        )
+
+    def is_pseudonym(self, identity: str) -> bool:
+        """Tell whether *identity* is one that stands for another in the viewer's case."""
+        return self.viewer.case is not None and identity.startswith("p-")
+
+    def lookups(self, field: Field, text: str) -> frozenset[int]:
+        """Return the numbers that *text* may be found by; none where the keyring is locked."""
+        try:
+            return self._vault.keyring.lookups(field, text)
+        except KeyUnavailable as error:
+            self._lost = str(error)
+            return frozenset()
+
+
+def _identity(kind: str, identity: str | None, found: Found | None) -> str | None:
+    if identity is None and found is not None and found.state is ValueState.OPEN:
+        identity = str(found.value)
+    return None if identity is None else f"{kind}:{identity}"
+
+
+def _boxes(row: bytes) -> Sequence[Box]:
+    try:
+        return Row.from_bytes(row).boxes
+    except Damaged:
+        return ()
