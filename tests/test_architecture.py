@@ -28,22 +28,30 @@ LAYERS = {
         "duration",
         "fields",
         "policy",
+        "detectors",
         "document",
         "lint",
         "loosening",
         "reference",
-        "plan",
-        "approval",
         "retention",
     ],
-    "sealed": ["entry", "terms", "disclosure", "detectors", "seal"],
+    "sealed": ["entry", "plan", "approval", "terms", "disclosure", "seal"],
     "closed away": ["kek", "keyring", "box", "access", "vault"],
     "kept": ["segment", "store", "mark", "pins", "log", "custody", "writer", "closer"],
     "the door": ["recorder"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
     "governed": ["policies", "covers", "accounting"],
-    "the whole": ["importing", "signers", "creation", "trust", "trail", "backup", "testing"],
+    "the whole": [
+        "importing",
+        "signers",
+        "keepers",
+        "creation",
+        "trust",
+        "trail",
+        "backup",
+        "testing",
+    ],
 }
 """Every module of the core in order: each may know those before it, none after it."""
 
@@ -54,13 +62,14 @@ COMPOSITION = {
     "creation": {"stores.sqlite", "stores.sqlite_keyring"},
     "trust": {"stores.sqlite_check"},
     "trail": {"stores.sqlite", "sinks.directory"},
+    "keepers": {"kms.aws"},
     "backup": {"stores.sqlite"},
     "importing": {"sources"},
     "testing": {"stores.memory"},
 }
 """Where the core is put together with an edge, and which."""
 
-WITHIN_FUNCTIONS = {"creation", "trust", "trail", "backup"}
+WITHIN_FUNCTIONS = {"creation", "keepers", "trust", "trail", "backup"}
 """Whoever opens a trail loads these, so they load their edges only when they need them."""
 
 FOREIGN = {"sqlite3", "socket", "socketserver", "ssl", "http", "urllib.request", "smtplib"}

@@ -271,6 +271,7 @@ def test_a_process_that_was_overtaken_by_an_upgrade_stops_writing(path: Path) ->
 AS_NOBODY = """
 import json, os, sys
 import indelible, indelible.stores.sqlite, indelible.stores.sqlite_check
+import indelible.document, indelible.stores.sqlite_keyring, tomllib
 from indelible.sinks import directory
 from indelible.errors import IndelibleError
 
@@ -522,9 +523,9 @@ BAD: dict[str, dict[str, Any]] = {
     "an empty session": {"session": ""},
     "a set of pairs for changes": {"changes": {("a", 1)}},
     "a dictionary for a client": {"client": {"ip": "203.0.113.9"}},
-    "too many bytes": {"data": {"text": "x" * 65_536}},
-    "too many bytes in all": {"data": {str(n): "x" * 1_000 for n in range(70)}},
-    "too many bytes when escaped": {"data": {"text": "\x01" * 20_000}},
+    "too many bytes in clear": {"actor": Actor(type="user", id="a", roles=("x" * 65_536,))},
+    "too many bytes of a value": {"data": {"text": "x" * 8_400_000}},
+    "too many bytes when escaped": {"data": {"text": "\x01" * 1_400_000}},
 }
 
 
@@ -548,12 +549,17 @@ def test_what_cannot_be_kept_is_refused_and_takes_no_place(path: Path) -> None:
 
 def test_an_entry_may_be_as_large_as_one_can_be(path: Path) -> None:
     """What is just small enough is kept, found and proven; one byte more is refused."""
-    overhead = len(seal(event(data={"text": ""})).event)
-
     with indelible.open(path) as audit:
-        largest = event(data={"text": "x" * (60_000 - overhead)})
+        policy = audit.policy
+
+        def large(length: int) -> Event:
+            return event(actor=Actor(type="user", id="alice", roles=("x" * length,)))
+
+        small = large(1)
+        overhead = len(seal(small, policy.rule_on(small), policy).event) - 1
+        largest = large(60_000 - overhead)
         with pytest.raises(EventTooLarge, match=r"^event: found '60001 bytes', expected at most"):
-            audit.record(event(data={"text": "x" * (60_001 - overhead)}))
+            audit.record(large(60_001 - overhead))
         receipt = audit.record(largest)
 
         item, proof = audit.prove(receipt.id)
@@ -565,7 +571,7 @@ def test_an_entry_may_be_as_large_as_one_can_be(path: Path) -> None:
 def test_an_event_that_was_made_wrong_on_purpose_is_refused(path: Path) -> None:
     """Whoever goes around the checks of the constructor meets those of sealing."""
     with indelible.open(path) as audit:
-        with pytest.raises(InvalidEvent, match=r"^event: found 'user:alice', expected an Event"):
+        with pytest.raises(InvalidEvent, match=r"^event: found a text, expected an Event"):
             audit.record_many(["user:alice"])  # type: ignore[list-item]
         with pytest.raises(InvalidEvent, match=r"^reason: "):
             audit.record_many([event(), event(reason="\0")])

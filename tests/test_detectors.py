@@ -273,7 +273,7 @@ def test_a_secret_is_found_by_its_shape(kind: str, text: str) -> None:
         "eyJub3QiOiJhIHRva2VuIn0",
         jwt('{"typ":"no algorithm"}'),
         jwt('["alg"]'),
-        jwt('{"alg"'),
+        jwt('{"alg":"none"'),
         "key.example.com",
         "hey.there.alice",
         "-----BEGIN PUBLIC KEY-----",
@@ -384,6 +384,7 @@ def test_nesting_has_an_end() -> None:
     assert "key name" == find("data", nested) == find("data", {"a": nested})
     assert None is find("data", {"a": {"b": nested}})
     assert None is find("data", deeper)
+    assert [] == list(findings({"data": deeper}))
 
 
 def test_findings_say_where() -> None:

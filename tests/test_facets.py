@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from indelible.errors import Damaged, InvalidQuery, UnknownStream
@@ -191,7 +192,7 @@ def test_an_index_that_names_another_entry_is_damaged(tmp_path: Path) -> None:
     one = event(1, rng)
     sealed, other = seal(one), seal(event(2, random.Random(2)))
     key = SigningKey.from_seed("x.example/user", bytes(32))
-    lie = type(sealed)(sealed.id, sealed.event, other.source)
+    lie = msgspec.structs.replace(sealed, clear=other.clear)
     with store.write() as transaction:
         append(transaction, transaction.heads()["user"], [lie], key, NOON)
 

@@ -107,22 +107,31 @@ def large(large_trail: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @contextmanager
 def flipped(file: Path, bit: int) -> Iterator[None]:
     """Flip one bit of *file* within the block, and put everything back."""
-    kept = {
-        each: each.read_bytes()
-        for each in (file.parent / "head.db", file)
-        if each.is_file() and each.stat().st_size < 4_000_000
-    }
-    with file.open("r+b") as opened:
+    with put_back(file.parent, file), file.open("r+b") as opened:
         before = os.pread(opened.fileno(), 1, bit // 8)
         os.pwrite(opened.fileno(), bytes([before[0] ^ 1 << bit % 8]), bit // 8)
         try:
             yield
         finally:
             os.pwrite(opened.fileno(), before, bit // 8)
-    for each, data in kept.items():
-        each.write_bytes(data)
-    for aside in ("head.db-wal", "head.db-shm"):
-        (file.parent / aside).unlink(missing_ok=True)
+
+
+@contextmanager
+def put_back(path: Path, *files: Path) -> Iterator[None]:
+    """Put back after the block what it changes: whoever opens values leaves an entry."""
+    kept = {
+        each: each.read_bytes()
+        for each in (path / "head.db", path / "keyring.db", path / "mark", *files)
+        if each.is_file() and each.stat().st_size < 40_000_000
+    }
+    try:
+        yield
+    finally:
+        for each, data in kept.items():
+            each.write_bytes(data)
+        for name in ("head.db", "keyring.db"):
+            for aside in ("wal", "shm"):
+                (path / f"{name}-{aside}").unlink(missing_ok=True)
 
 
 def verdict_of(path: Path) -> indelible.Verdict:
@@ -133,17 +142,24 @@ def verdict_of(path: Path) -> indelible.Verdict:
 
 def said(path: Path, *, export: bool = True) -> list[Any]:
     """Return what the trail answers to everything that can be asked."""
-    with indelible.open(path, mode="r") as audit:
+    with put_back(path), indelible.open(path, mode="r") as audit:
         pages = [audit.search(query, limit=400) for query in QUERIES]
         times = (START + timedelta(milliseconds=100), START + timedelta(milliseconds=140))
         pages.append(audit.search(occurred_since=times[0], occurred_until=times[1]))
         some = event(5)
         item, proof = audit.prove(some.id)
-        answers: list[Any] = [(page.items, page.cursor, page.sizes) for page in pages]
+        # To open values is an entry of its own, which is no part of the answers.
+        answers: list[Any] = [
+            (
+                [item for item in page.items if item.log != "custody"],
+                {log: size for log, size in page.sizes.items() if log != "custody"},
+            )
+            for page in pages
+        ]
         answers += [item, proof.to_bytes(), audit.get(event(299).id)]
         answers += [audit.history("invoice:7"), audit.state("invoice:7")]
         answers += [audit.facets(), audit.facets("outcome:denied", fields=("session", "action"))]
-        for stream in ("user", "admin", "custody"):
+        for stream in ("user", "admin"):
             answers += [audit.checkpoint(stream), audit.verifier_key(stream)]
         answers += [audit.existing([some.id])]
         if export:
@@ -295,6 +311,7 @@ def test_a_flip_in_the_head_is_found_or_changes_nothing(small: Path) -> None:
         ("log", ("origin", "edge", "last_leaf", "checkpoint")),
         ("tail", ("columns", "leaves", "bodies")),
         ("tile", ("root", "columns", "leaves")),
+        ("document", ("data",)),
         ("block", ("data",)),
         ("rotation", ("note",)),
     ],
@@ -312,10 +329,10 @@ def test_a_flip_in_any_column_of_the_head_is_found(
             (value,) = head.execute(longest).fetchone()
         value = value.encode() if isinstance(value, str) else value
         # Small enough to lie within one page, so it can be found in the file.
-        piece = value[:300]
-        if (start := data.rfind(piece)) < 0:
-            piece = piece[:32]
-            start = data.rfind(piece)
+        for place, length in ((0, 300), (0, 32), (len(value) // 3, 32)):
+            piece = value[place : place + length]
+            if (start := data.rfind(piece)) >= 0:
+                break
         assert start >= 0, column
 
         bits = [start * 8 + chance.randrange(len(piece) * 8) for _ in range(4)]

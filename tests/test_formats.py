@@ -167,7 +167,7 @@ FORMATS = {
         st.lists(st.binary(max_size=300), min_size=1, max_size=5), encode_bundle, decode_bundle
     ),
     "time": Format(times, time_to_text, time_from_text),
-    "event": Format(events, write_event, unseal),
+    "event": Format(events, write_event, lambda data: unseal(data).event()),
     "entry": Format(
         st.builds(
             Entry,

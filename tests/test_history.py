@@ -17,7 +17,7 @@ from indelible.history import State, Unexplained, Value, fold, history, state
 from indelible.keys import SigningKey
 from indelible.log import append
 from indelible.query import Item
-from indelible.seal import seal
+from indelible.seal import seal, unseal
 from indelible.store import Head
 from indelible.stores.sqlite import SqliteStore
 
@@ -63,7 +63,9 @@ def item(index: int, changes: dict[str, Change] | None, **fields: Any) -> Item:
         index=index,
         leaf_hash=entry.leaf_hash,
         entry=entry,
+        clear=unseal(entry.event),
         event=sealed,
+        states={},
     )
 
 

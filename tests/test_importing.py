@@ -46,6 +46,10 @@ class TrailInMemory:
         finally:
             self.locked = False
 
+    def content(self, event: Event) -> bytes:
+        """Return all of *event*: nothing is dropped here."""
+        return seal(event).event
+
     def existing(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Return what is here of *ids*."""
         return {event.id: seal(event).event for event in self.events if event.id in set(ids)}

@@ -650,7 +650,7 @@ def test_a_cursor_beyond_the_log_is_refused(mixed: Trail, trail: Trail) -> None:
 
 def test_cursors_of_other_versions_are_refused(mixed: Trail) -> None:
     """A cursor in a form that this version does not write is no cursor."""
-    digest = query_module._digest(Query())  # noqa: SLF001
+    digest = query_module._digest(Query(), None)  # noqa: SLF001
     newer = query_module._Cursor(version=2, query=digest, places=())  # noqa: SLF001
     data = b"\x93\x01"
     mac = query_module._mac(data, SECRET)  # noqa: SLF001

@@ -17,7 +17,7 @@ from indelible.event import Actor, Event, Outcome, Resource
 from indelible.keys import SigningKey
 from indelible.log import restore
 from indelible.merkle import leaf_hash, root_of
-from indelible.policy import DEFAULT
+from indelible.document import default
 from indelible.seal import seal
 from indelible.store import Head
 from indelible.testing import Faulty, FrozenClock, MemoryStore
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 NOW = 1_764_000_000_000_000
 KEYS = {
     stream: SigningKey.from_seed(f"audit.example.com/{stream}", bytes([number]) * 32)
-    for number, stream in enumerate(DEFAULT.streams)
+    for number, stream in enumerate(default().streams)
 }
 
 
@@ -150,7 +150,7 @@ def assert_places_are_right(
     found: Bench, taken: Sequence[tuple[Pending, Mapping[str, Placed]]]
 ) -> None:
     """Each caller was told the places of exactly its own events."""
-    entries = {stream: found.entries(stream) for stream in DEFAULT.streams}
+    entries = {stream: found.entries(stream) for stream in default().streams}
     for pending, placed in taken:
         assert pending.events.keys() == placed.keys()
         for stream, events in pending.events.items():
@@ -202,7 +202,7 @@ def test_each_caller_is_told_its_own_places() -> None:
     taken: list[tuple[Pending, Mapping[str, Placed]]] = []
 
     def work(worker: int) -> None:
-        streams = list(DEFAULT.streams)[:3]
+        streams = list(default().streams)[:3]
         for turn in range(20):
             count = 1 + (worker + turn) % 4
             chosen = streams[: 1 + turn % 3]

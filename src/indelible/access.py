@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MASK = "[masked]"
 """Stands for a value whose being there may be seen, whatever its length."""
 
+PSEUDONYM = "p-"
+"""What pseudonyms begin with, and masks do not."""
+
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -96,5 +99,6 @@ def pseudonym(secret: bytes, case: str, identity: str) -> str:
     Without the *secret*, nobody can tell whose it is, or whether two cases have one in
     common.
     """
-    digest = hmac.digest(secret, f"{case}\0{identity}".encode("utf-8", "surrogatepass"), "sha256")
-    return "p-" + b32encode(digest[:10]).decode("ascii").lower()
+    named = f"{len(case)}\0{case}\0{identity}".encode("utf-8", "surrogatepass")
+    digest = hmac.digest(secret, named, "sha256")
+    return PSEUDONYM + b32encode(digest[:10]).decode("ascii").lower()

@@ -6,24 +6,30 @@ key has signed more than is there, and signing other entries at the same places
 would be a fork. It gets a *successor*, ``user~2``, with a key of its own, whose
 first entry names the last tree that is known and the range that is lost. A copy
 that has everything up to its mark simply opens.
+
+What was erased since the copy was made stays erased: a restored trail gets the newest
+keyring, and each erasure that this one knows of is repeated before the trail is in place.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import time
 from base64 import b64decode, b64encode
-from contextlib import suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from indelible.creation import describe, open_store
+from indelible import query
+from indelible.creation import describe, open_keyring, open_store
 from indelible.custody import own_event
 from indelible.durable import sync_directory, sync_tree
-from indelible.entry import Entry
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
@@ -33,23 +39,29 @@ from indelible.errors import (
     Rollback,
     StoreError,
 )
-from indelible.signers import has_signed
 from indelible.keys import SigningKey, read_key, write_key
 from indelible.log import append, head_of
-from indelible.log import restore as restore_entry
 from indelible.mark import Known, Mark
 from indelible.merkle import root_at
 from indelible.pins import Pins
 from indelible.policy import CUSTODY
-from indelible.seal import unseal
+from indelible.query import Query
+from indelible.signers import Signers, has_signed
 from indelible.store import Head
+from indelible.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
+    from indelible.creation import Description
+    from indelible.kek import KeyEncryption
+    from indelible.keyring import Keyring
+    from indelible.keys import Signer
     from indelible.seal import Sealed
     from indelible.store import View
     from indelible.stores.sqlite import SqliteStore
+    from indelible.stores.sqlite_keyring import SqliteKeyring
     from indelible.trail import Trail
 
 _ATTEMPTS = 5
@@ -71,8 +83,10 @@ def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[
     Copy *trail* as it is now into the directory *target*, while others write.
 
     Args:
-        with_keys: Also copy the signing keys that are kept inside the trail. Who
-            has such a copy can sign; without keys, it can be read and verified.
+        with_keys: Also copy the signing keys that are kept inside the trail, and the
+            keyring. Who has such a copy can sign, and open the values in it, also those
+            that are erased later: keep it for a short time. Without keys, it can be
+            verified, and restored beside the newest keyring.
 
     Returns:
         The size of each log in the copy.
@@ -87,18 +101,14 @@ def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[
     aside = target.with_name(f".{target.name}.partial")
     try:
         keys = trail.path / "keys" if with_keys else None
-        heads = _copy_head(trail, aside, keys)
-        shutil.copy2(trail.path / "trail.json", aside)
-        copy = open_store(aside)
-        try:
-            with copy.read() as view:
-                segments = [s for log in heads for s in view.segments(log)]
-            for segment in segments:
-                path = copy.segment_path(segment.log, segment.number)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(trail.store.segment_path(segment.log, segment.number), path)
-        finally:
-            copy.close()
+        # Nobody closes a segment meanwhile, or rewrites the files beside closed ones: so
+        # these are what the head says of them.
+        with _standing_still(trail.path):
+            heads = _copy_head(trail, aside, keys)
+            shutil.copy2(trail.path / "trail.json", aside)
+            _copy_segments(trail, aside, heads)
+            if with_keys:
+                _copy_keyring(trail.path, aside)
         (aside / "segments").mkdir(exist_ok=True)
         Mark(aside / "mark").write(heads)
         sync_tree(aside)
@@ -110,6 +120,115 @@ def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[
     except OSError as error:
         raise StoreError(f"{target}: {error}") from error
     return {log: head.size for log, head in heads.items()}
+
+
+@contextmanager
+def _standing_still(path: Path) -> Iterator[None]:
+    """Hold the lock under which files of segments are written."""
+    lock = path / "closing.lock"
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        if not lock.exists():
+            yield  # whoever cannot make it looks at what nobody can write
+            return
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        # A process that was forked meanwhile holds the descriptor, too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _copy_segments(trail: Trail, aside: Path, heads: Iterable[str]) -> None:
+    copy = open_store(aside)
+    try:
+        with copy.read() as view:
+            segments = [s for log in heads for s in view.segments(log)]
+    finally:
+        copy.close()
+    for segment in segments:
+        vault = trail.path / "vault" / segment.log
+        beside = [vault / f"{segment.number:06d}{end}" for end in _VAULT_FILES]
+        for source in (trail.store.segment_path(segment), *filter(Path.exists, beside)):
+            copied = aside / source.relative_to(trail.path)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copied)
+
+
+_VAULT_FILES = ("", "-journal")
+"""Of one segment: its vault file, and what rolls back an erasure that was cut off."""
+
+
+def _copy_keyring(path: Path, aside: Path) -> None:
+    """
+    Copy the keyring of the trail at *path*, with the files that unlock it, if these are inside.
+
+    After the boxes: a data key is durable before its first box.
+
+    Raises:
+        StoreError: It was locked anew again and again.
+    """
+    if not (path / "keyring.db").is_file():
+        return
+    for _ in range(_ATTEMPTS):
+        _copy_keyring_file(path / "keyring.db", aside)
+        _copy_vault_keys(path / "keys", aside / "keys")
+        with closing(_key_store(aside)) as store:
+            versions = [kek.version for kek in store.keks() if kek.kind == "file"]
+        files = [path / "keys" / f"vault-{version}.key" for version in versions]
+        if not any(map(Path.exists, files)) or all(
+            (aside / "keys" / file.name).exists() for file in files
+        ):
+            return
+    raise StoreError(f"{path}: its keyring was locked anew while it was copied")
+
+
+def _copy_keyring_file(source: Path, aside: Path) -> None:
+    """
+    Let *aside* have the keyring in the file *source*, which may be in use.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    for old in aside.glob("keyring.db*"):
+        old.unlink()
+    target = aside / "keyring.db"
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        if source.name == target.name:
+            with closing(_key_store(source.parent)) as store:
+                store.backup(target)
+        else:
+            shutil.copyfile(source, target)
+        with closing(_key_store(aside)) as store:
+            store.keks()
+    except (IndelibleError, OSError) as error:
+        raise StoreError(
+            f"{source}: the keyring cannot be read: {error}; name the newest copy of it"
+        ) from error
+
+
+def _copy_vault_keys(source: Path, target: Path) -> bool:
+    """Let *target* have the files of the vault's keys in *source*; tell whether there are any."""
+    files = [*source.glob("vault-*.key")]
+    if files:
+        target.mkdir(mode=0o700, exist_ok=True)
+        for old in target.glob("vault-*.key"):
+            old.unlink()
+        for file in files:
+            with suppress(FileNotFoundError):  # a version that is being destroyed
+                shutil.copy2(file, target)
+    return bool(files)
+
+
+def _key_store(directory: Path) -> SqliteKeyring:
+    # Imported here: the package itself loads no database driver.
+    from indelible.stores.sqlite_keyring import SqliteKeyring  # noqa: PLC0415
+
+    return SqliteKeyring(directory)
 
 
 def _copy_head(trail: Trail, aside: Path, keys: Path | None) -> dict[str, Head]:
@@ -151,6 +270,8 @@ def restore(
     target: Path | str,
     *,
     keys: Path | str | None = None,
+    keyring: Path | str | None = None,
+    keeper: KeyEncryption | None = None,
     known: Mapping[str, Known] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """
@@ -162,6 +283,10 @@ def restore(
 
     Args:
         keys: Where the signing keys are, if the backup has none.
+        keyring: The newest copy of the keyring there is. By default that of the trail at
+            *target*, where there is one, and else the backup's, which knows of no erasure
+            since.
+        keeper: Who keeps the key of the vault's keys; by default a file.
         known: Trees that are known from elsewhere, per log.
 
     Returns:
@@ -171,7 +296,8 @@ def restore(
         NotATrail: *source* is no backup.
         AlreadyATrail: *target* holds another trail.
         Rollback: The copy is not an older state of what is known but another history.
-        StoreError: It cannot be written.
+        KeyUnavailable: Erasures must be repeated, and a key for that is not there.
+        StoreError: It cannot be written, or the newest keyring cannot be read.
     """
     source, target = Path(source), Path(target)
     description = describe(source)
@@ -187,9 +313,11 @@ def restore(
         shutil.copytree(source, aside)
         if keys is not None:
             shutil.copytree(Path(keys), aside / "keys", dirs_exist_ok=True)
+        _take_keyring(aside, target, description.id, None if keyring is None else Path(keyring))
         store = open_store(aside)
         try:
             lost = _succeed(store, aside, description.id, description.origin, seen, pins)
+            _repeat_erasures(store, aside, description, keeper)
             with store.read() as view:
                 heads = dict(view.heads())
         finally:
@@ -208,6 +336,63 @@ def restore(
     with suppress(OSError):
         pins.settle(heads)
     return lost
+
+
+def _take_keyring(aside: Path, target: Path, trail: str, given: Path | None) -> None:
+    """
+    Let the copy have the newest keyring: an older one opens what was erased since.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    if given is not None:
+        _copy_keyring_file(given, aside)
+        places = (given.parent / "keys", target / "keys")
+        any(_copy_vault_keys(place, aside / "keys") for place in places)
+        return
+    # Where a restore was cut off, the trail was moved aside already.
+    moved = [] if target.exists() else [*target.parent.glob(f"{target.name}.replaced-*")]
+    moved.sort(key=lambda path: (len(path.name), path.name), reverse=True)
+    for path in (target, *moved):
+        with suppress(NotATrail):
+            if describe(path).id == trail and (path / "keyring.db").is_file():
+                _copy_keyring_file(path / "keyring.db", aside)
+                _copy_vault_keys(path / "keys", aside / "keys")
+                return
+
+
+def _repeat_erasures(
+    store: SqliteStore, path: Path, description: Description, keeper: KeyEncryption | None
+) -> None:
+    from indelible.erasure import replay  # noqa: PLC0415 - few trails have anything to repeat
+
+    if not (path / "keyring.db").is_file():
+        return  # nobody can open anything, until a keyring is put there
+    with closing(open_keyring(path, path / description.keys, keeper)) as keyring:
+        replay(_Copy(store, path, description, keyring), datetime.now(UTC))
+
+
+class _Copy:
+    """The copy that is being restored, as `indelible.removal.Owner`."""
+
+    def __init__(
+        self, store: SqliteStore, path: Path, description: Description, keyring: Keyring
+    ) -> None:
+        self.id = description.id
+        self.store = store
+        self.vault = Vault(keyring, description.origin)
+        self._signers = Signers(path / description.keys)
+
+    def signer_of(self, head: Head) -> Signer:
+        """Return the key of the log with this *head*."""
+        return self._signers.signer_of(head)
+
+    def forgetting(self) -> AbstractContextManager[None]:
+        """Nobody else knows of the copy."""
+        return nullcontext()
+
+    def forgotten(self) -> None:
+        """Nothing was read before."""
 
 
 def _remembered(pins: Pins) -> dict[str, Known]:
@@ -332,17 +517,14 @@ def _behind(
 def _losses(view: View) -> dict[str, Known]:
     """Return the trees that successors of logs name as the last known of those before them."""
     losses: dict[str, Known] = {}
-    for log, head in view.heads().items():
-        # A successor begins with one such entry for each log that it succeeds.
-        for index in range(head.size if _generation(log) > 1 else 0):
-            (stored,) = view.stored(log, [index])
-            event = unseal(Entry.from_bytes(restore_entry(stored)).event)
-            if event.action != _SUCCEEDS:
-                break
-            lost = msgspec.convert(event.data, _Loss)
-            tree = Known(lost.known.size, b64decode(lost.known.root))
-            if lost.predecessor not in losses or losses[lost.predecessor].size < tree.size:
-                losses[lost.predecessor] = tree
+    if all(_generation(log) == 1 for log in view.heads()):
+        return losses
+    # Each successor begins with such entries, too, but those may have been purged.
+    for item in query.matches(view, Query(stream=CUSTODY, action=_SUCCEEDS)):
+        lost = msgspec.convert(item.event.data, _Loss)
+        tree = Known(lost.known.size, b64decode(lost.known.root))
+        if lost.predecessor not in losses or losses[lost.predecessor].size < tree.size:
+            losses[lost.predecessor] = tree
     return losses
 
 

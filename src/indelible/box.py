@@ -217,7 +217,9 @@ def look_into(  # noqa: PLR0917 - what is known, then what is held against it
         for at, each in zip(positions, _look(box, positions, bound, keys, sees), strict=True):
             found[committed[at]] = each
             if each.disclosure:
-                opened, leaves[at] = _checked(each, committed[at], spine and spine[at])
+                opened, leaves[at] = _checked(
+                    each, committed[at], None if spine is None else spine[at]
+                )
                 found[committed[at]] = opened
     if spine is None:
         _check_without_spine(found, committed, leaves, commitment)

@@ -30,7 +30,7 @@ from indelible.errors import (
     UnsupportedVersion,
 )
 from indelible.event import uuid7
-from indelible.kek import KeyFile
+from indelible.keepers import keeper_of
 from indelible.keyring import Keyring
 from indelible.keys import SigningKey, write_key
 from indelible.log import append
@@ -158,7 +158,7 @@ def open_keyring(
     store = SqliteKeyring(path)
     if create:
         store.create()
-    return Keyring(store, KeyFile(keys) if keeper is None else keeper)
+    return Keyring(store, keeper_of(keys) if keeper is None else keeper)
 
 
 def being_created(path: Path) -> bool:

@@ -187,8 +187,18 @@ def _event(
     )
 
 
-PRIVATE = ("subject", "query", "purpose", "ground")
-"""Names below ``/data`` of custody entries whose values may name people."""
+PRIVATE = {
+    "subject": FieldClass.PERSONAL,
+    "query": FieldClass.PERSONAL,
+    "purpose": FieldClass.ACCOUNTABLE,
+    "ground": FieldClass.ACCOUNTABLE,
+}
+"""
+Names below ``/data`` of custody entries whose values may name people, and their class.
+
+What was searched for is as personal as what was found: who may not see somebody's address
+may not read it in the questions of those who may.
+"""
 
 _OWN = Policy(
     id="custody",
@@ -198,7 +208,7 @@ _OWN = Policy(
         "*": FieldRule(class_=FieldClass.PUBLIC),
         "/data/*": FieldRule(class_=FieldClass.PUBLIC),
         "/rationale": FieldRule(class_=FieldClass.INTERNAL),
-        **{f"/data/{name}": FieldRule(class_=FieldClass.ACCOUNTABLE) for name in PRIVATE},
+        **{f"/data/{name}": FieldRule(class_=class_) for name, class_ in PRIVATE.items()},
     },
 )
 """How the trail classifies what it writes about itself; no policy of others changes it."""

@@ -6,11 +6,15 @@ and entry bundles. Entries are hashed and held against the tiles, the tiles of e
 level against those below, and the root against what was signed. Links between
 entries and their times are checked where the entries are Indelible's; others have
 none, and the verdict says so.
+
+Bundles before the log's minimum index may be gone: it was purged. The specification
+leaves open where that index is to be found; here it is a file, `MINIMUM_INDEX`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +28,6 @@ from indelible.tiles import (
     MAX_ENTRY,
     TILE_WIDTH,
     decode_bundle,
-    encode_bundle,
     entries_path,
     parse_path,
     tile_path,
@@ -42,7 +45,11 @@ if TYPE_CHECKING:
     Place = tuple[int | None, int]
     """Level, or None for a bundle, and number of a file below ``tile/``."""
 
-_OURS = b'{"v":1,"index":0,"prev":"'
+MINIMUM_INDEX = "minimum-index"
+"""File with the index of the first entry that was not purged, and a line feed."""
+
+_OURS = b'{"v":1,"index":%d,"prev":"'
+_INDEX = re.compile(rb"([1-9][0-9]{0,18})\n")
 _MAX_FILE = TILE_WIDTH * (2 + MAX_ENTRY)
 
 
@@ -74,7 +81,10 @@ def verify_directory(
         widths[level, n] = width
         if level == 0:
             widths[None, n] = width
-    entries = _verify_entries(directory, log, widths, findings)
+    first = 0
+    with collecting(findings, log, MINIMUM_INDEX):
+        first = _minimum_index(directory, checkpoint.size)
+    entries = _verify_entries(directory, log, widths, first, findings)
     _verify_upper_tiles(directory, log, widths, entries.roots, findings)
     others = _verify_others(directory, log, widths, findings)
     tree = Tree(
@@ -104,9 +114,10 @@ def verify_directory(
         recorded_at=time_from_text(entries.recorded.decode()) if entries.recorded else None,
         key=signer,
         anchored=anchored,
+        first=first,
     )
     unchecked = []
-    if checkpoint.size and not entries.ours:
+    if entries.count and not entries.ours:
         unchecked.append("entries: links and times; they are not Indelible's, only hashed")
     if others:
         unchecked.append(f"files that are not the log's: {', '.join(others)}")
@@ -146,7 +157,7 @@ class _Log:
 
 
 def _verify_entries(
-    directory: Path, log: str, widths: Mapping[Place, int], findings: list[Finding]
+    directory: Path, log: str, widths: Mapping[Place, int], first: int, findings: list[Finding]
 ) -> _Log:
     """Hold every bundle against its tile, and every entry against the one before it."""
     done = _Log()
@@ -155,18 +166,22 @@ def _verify_entries(
         stored = leaves = None
         with collecting(findings, log, tile_path(0, n, width)):
             stored = _hash_tile(directory, 0, n, width)
+        if (n + 1) * TILE_WIDTH <= first and not (directory / entries_path(n)).exists():
+            done.roots.append(None if stored is None else subtree_root(stored))
+            previous = None if stored is None else stored[-1]
+            continue
         with collecting(findings, log, entries_path(n, width)):
             entries = _bundle(directory, n, width)
             leaves = [leaf_hash(entry) for entry in entries]
             if stored is not None and leaves != stored:
                 wrong = next(place for place in range(width) if leaves[place] != stored[place])
                 raise Damaged(f"entry {n * TILE_WIDTH + wrong}: has another hash than in its tile")
-            if n == 0:
-                done.ours = entries[0].startswith(_OURS)
+            if not done.count:
+                done.ours = entries[0].startswith(_OURS % (n * TILE_WIDTH))
             if done.ours:
                 _verify_links(entries, n * TILE_WIDTH, previous, leaves)
-                first, last = verify_times([take_body(entry) for entry in entries])
-                if first < done.recorded:
+                earliest, last = verify_times([take_body(entry) for entry in entries])
+                if earliest < done.recorded:
                     raise Damaged("begins before the entry in front of it was recorded")
                 done.recorded = last
             done.count += width
@@ -227,7 +242,7 @@ def _verify_others(
     others = []
     for path in _files(directory):
         if not path.startswith("tile/"):
-            if path != "checkpoint" and not path.startswith("rotation/"):
+            if path not in {"checkpoint", MINIMUM_INDEX} and not path.startswith("rotation/"):
                 others.append(path)
             continue
         with collecting(findings, log, path):
@@ -238,12 +253,25 @@ def _verify_others(
             if width == whole:
                 continue  # It was looked at already.
             if level is None:
-                expected = encode_bundle(_bundle(directory, n, whole)[:width])
+                # By its hashes: the bundle that follows it may have been purged.
+                smaller = [leaf_hash(entry) for entry in _bundle(directory, n, width)]
             else:
-                expected = b"".join(_hash_tile(directory, level, n, whole)[:width])
-            if _read(directory / path) != expected:
+                smaller = _hash_tile(directory, level, n, width)
+            if smaller != _hash_tile(directory, level or 0, n, whole)[:width]:
                 raise Damaged("is not the beginning of the tile that follows it")
     return others
+
+
+def _minimum_index(directory: Path, size: int) -> int:
+    if not (directory / MINIMUM_INDEX).exists():
+        return 0
+    data = _read(directory / MINIMUM_INDEX, most=MAX_NOTE)
+    match = _INDEX.fullmatch(data)
+    if match is None or int(match[1]) % TILE_WIDTH or int(match[1]) > size:
+        raise Malformed(
+            f"found {data[:40]!r}, expected a multiple of {TILE_WIDTH} up to {size}, in a line"
+        )
+    return int(match[1])
 
 
 def _rotations(directory: Path) -> Iterator[bytes]:

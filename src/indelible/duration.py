@@ -18,6 +18,7 @@ _SPANS = {
 }
 _MONTHS = {"mo": 1, "y": 12}
 _FOREVER = datetime.max.replace(tzinfo=UTC)
+_BEGINNING = datetime(2001, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,19 @@ class Duration:
         Raises:
             CallerError: It is another form.
         """
-        found = _FORM.match(text) if isinstance(text, str) else None
+        given: object = text  # a caller may not have checked its types
+        found = _FORM.match(given) if isinstance(given, str) else None
         if found is None:
             raise CallerError(f"found {text!r}, expected a duration such as 24h, 90d, 13mo or 6y")
         return cls(int(found[1]), found[2])
 
     def __str__(self) -> str:
         return f"{self.number}{self.unit}"
+
+    @property
+    def length(self) -> timedelta:
+        """How long it is from one fixed moment, to compare two of them."""
+        return self.after(_BEGINNING) - _BEGINNING
 
     def after(self, moment: datetime) -> datetime:
         """Return when it ends that began at *moment*; a day that a month lacks is its last."""

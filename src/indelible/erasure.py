@@ -5,114 +5,42 @@ Erasure: forget what is held about one subject, and be able to prove that it was
 
     plan      what there is of the subject, less what a hold or a floor keeps  (changes nothing)
     approve   people sign the plan's digest                                    `indelible.approval`
-    carry out entry erase.begin  ->  boxes, lookups  ->  keys  ->  entry erase.effective
-
-The entry comes first: from then on the values may be gone, and whoever finds one gone
-finds the entry. Each later step can be repeated, so a crash anywhere is made good by
-carrying the same plan out again. No log changes, and every proof holds as before.
+    carry out what the plan covers is removed                                  `indelible.removal`
+    replay    the same again, on a copy of the trail from before               `indelible.backup`
 """
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgspec
+from functools import partial
+from typing import TYPE_CHECKING
 
 from indelible import holds, policies
 from indelible.access import Viewer
-from indelible.approval import verify_approvals
-from indelible.box import Box, Found, Row, ValueState, enclose
-from indelible.covers import Covers
-from indelible.custody import own_event, private_event
+from indelible.box import Row
+from indelible.covers import REPLAY, Covers
+from indelible.custody import own_event
 from indelible.duration import Duration
-from indelible.entry import Entry, microseconds
-from indelible.errors import CallerError, Damaged, NotApproved, NotFound
-from indelible.event import Outcome
-from indelible.keyring import Erasure, subject_number
-from indelible.log import append, head_of, restore
-from indelible.plan import Covered, Plan, Postponed
-from indelible.policy import CUSTODY, OWNER, FieldClass
-from indelible.retention import Deferred, Value, may_erase
-from indelible.seal import unseal
-from indelible.segment import BLOCK
-from indelible.store import Forgotten, Wanted
+from indelible.errors import NotApproved, NotFound
+from indelible.plan import Covered, Plan, Postponed, text_of
+from indelible.policy import CUSTODY, OWNER
+from indelible.removal import Removal, covered_values, kept_at, remove, write
+from indelible.retention import Deferred, may_erase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
-    from indelible.keyring import DataKey, WrappedDataKey
-    from indelible.keys import Signer
+    from indelible.keyring import Erasure, WrappedDataKey
+    from indelible.plan import Kind
     from indelible.policies import Consent
-    from indelible.policy import Policy
-    from indelible.seal import Clear
-    from indelible.store import Head, Store, View
-    from indelible.vault import Opener, Vault
-
-BEGIN, EFFECTIVE, REFUSE = "erase.begin", "erase.effective", "erase.refuse"
+    from indelible.policy import Approvals, Policy
+    from indelible.removal import Done, Kept, Owner
+    from indelible.store import View
 
 _NONCE = 16
 _AT_ONCE = 1_000
-
-
-class Owner(Protocol):
-    """The trail in which values are erased."""
-
-    @property
-    def id(self) -> str:
-        """The trail's id."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Where its logs are kept."""
-        ...
-
-    @property
-    def vault(self) -> Vault:
-        """Where its values are kept."""
-        ...
-
-    @property
-    def policy(self) -> Policy:
-        """The policy in force."""
-        ...
-
-    def signer_of(self, head: Head) -> Signer:
-        """Return the key of the log with this *head*."""
-        ...
-
-    def forgotten(self) -> None:
-        """Take note that values are gone: nothing of them may stay in memory."""
-        ...
-
-
-class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What an erasure has removed.
-
-    Attributes:
-        plan: Digest of the plan.
-        keys: How many data keys were destroyed.
-        self_approved: Only whoever holds the trail's keys has approved it.
-    """
-
-    plan: bytes
-    entries: int
-    values: int
-    keys: int
-    self_approved: bool
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry with values of a subject: what the log and what the vault has of it."""
-
-    log: str
-    index: int
-    recorded_at: int
-    clear: Clear
-    row: Row
 
 
 def plan_erasure(
@@ -123,31 +51,40 @@ def plan_erasure(
     now: datetime,
     paths: Sequence[str] = (),
     requester: str = OWNER,
+    scan: bool = False,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> Plan:
     """
     Return the plan that erases what is held about *subject*; nothing changes.
 
-    What a hold or a floor keeps is deferred, with its ground.
+    What a hold or a floor keeps is deferred, with its ground. What names the subject in
+    clear, in the log itself, cannot be erased; the plan's detail says how many entries do.
 
     Args:
         subject: Such as ``user:alice``.
         basis: Why it is lawful or due: ``GDPR Art. 17(1)(b)``.
         paths: Only these; values of the class internal are erased only where they are named.
         requester: Who asks: a person of the policy, or the owner.
+        scan: Look into every row of the vault for the subject's boxes, instead of looking
+            the subject up: for when lookups were lost.
 
     Raises:
         NotFound: Nothing is held about the subject that could be erased or is deferred.
         KeyUnavailable: The keyring is locked, so the subject cannot be looked up.
     """
-    vault, policy = owner.vault, owner.policy
+    subject = holds.checked_subject(subject)
+    vault = owner.vault
     with owner.store.read() as view:
+        policy = policies.current(view)
         opener = vault.opener(Viewer(), policy)
-        held = holds.Held(view, opener, holds.read(view, vault, policy), now)
+        held = holds.Held(view, vault, policy)
+        # Of the keys first: it says so where the keyring is locked.
         keys = {key.id: key for key in vault.keyring.of_subject(subject)}
+        places = _places_under(view, keys) if scan else holds.entries_of(view, opener, subject)
+        in_clear = len(holds.entries_naming(view, subject))
         cover: list[Covered] = []
         deferred: list[Postponed] = []
-        for kept in _entries(view, holds.entries_of(view, opener, subject)):
+        for kept in kept_at(view, places):
             given, kept_back = _divide(
                 kept, keys, policy=policy, held=held, now=now, named=frozenset(paths)
             )
@@ -159,39 +96,47 @@ def plan_erasure(
             ]
         sizes = {head.origin: head.size for head in view.heads().values()}
     if not cover and not deferred:
-        raise NotFound(f"subject {subject}: nothing is held about it that could be erased")
-    return _plan(
+        where = f" at {', '.join(paths)}" if paths else ""
+        clear = f"; {in_clear} entries name it in clear, and stay" if in_clear else ""
+        raise NotFound(f"subject {subject}: found no value of it in the vault{where}{clear}")
+    return plan_of(
         owner,
         "erase",
+        policy=policy,
+        needed=policy.governance.erasure,
         basis=basis,
         requester=requester,
         now=now,
         sizes=sizes,
         cover=cover,
         deferred=deferred,
+        detail={"in_clear": in_clear, **({"scan": True} if scan else {})},
         entropy=entropy,
     )
 
 
-def _plan(
+def plan_of(
     owner: Owner,
-    kind: Any,  # noqa: ANN401 - the kinds of `Plan`
+    kind: Kind,
     *,
+    policy: Policy,
+    needed: Approvals,
     basis: str,
     requester: str,
     now: datetime,
     sizes: Mapping[str, int],
     cover: Iterable[Covered],
-    deferred: Iterable[Postponed],
-    entropy: Callable[[int], bytes],
+    deferred: Iterable[Postponed] = (),
+    detail: dict[str, Any],
+    entropy: Callable[[int], bytes] = os.urandom,
 ) -> Plan:
-    needed = owner.policy.governance.erasure
+    """Return a plan that may be carried out from when those who are *needed* have consented."""
     begins = now if needed.cooling_off is None else Duration.parse(needed.cooling_off).after(now)
     return Plan(
         kind=kind,
         trail=owner.id,
         logs=dict(sizes),
-        policy=owner.policy.digest.hex(),
+        policy=policy.digest.hex(),
         requester=requester,
         basis=basis,
         nonce=entropy(_NONCE),
@@ -200,27 +145,94 @@ def _plan(
         expires=Duration.parse(needed.valid).after(begins),
         cover=tuple(sorted(cover, key=lambda each: (each.log, each.index))),
         deferred=tuple(sorted(deferred, key=lambda each: (each.log, each.index, each.ground))),
+        detail=detail,
     )
 
 
-def _entries(view: View, places: Iterable[tuple[str, int]]) -> Iterator[Kept]:
-    """Yield the entries at *places* that have a row in the vault, read a block at a time."""
-    by_block: dict[tuple[str, int], list[int]] = {}
-    for log, index in places:
-        by_block.setdefault((log, index // BLOCK), []).append(index)
-    for (log, _), indexes in by_block.items():
-        rows = view.rows(log, indexes)
-        wanted = [(index, row) for index, row in zip(indexes, rows, strict=True) if row]
-        stored = view.stored(log, [index for index, _ in wanted])
-        for (index, row), each in zip(wanted, stored, strict=True):
-            entry = Entry.from_bytes(restore(each))
-            yield Kept(
-                log=log,
-                index=index,
-                recorded_at=entry.recorded_at,
-                clear=unseal(entry.event),
-                row=Row.from_bytes(row),
-            )
+def carry_out(owner: Owner, consent: Consent, now: datetime) -> Done:
+    """
+    Erase what the plan of *consent* covers, or go on where a crash has cut it off.
+
+    Raises:
+        NotApproved: The plan was not approved as the policy in force asks for, was made
+            for another trail or under another policy, was carried out already, or covers
+            what a hold or a floor keeps by now. That it was refused is recorded.
+        StoreError: It may be half done; repeat it.
+    """
+    return _Erasing(owner, now).carry_out(consent)
+
+
+def replay(owner: Owner, now: datetime) -> int:
+    """
+    Repeat each erasure that the keyring knows of on a copy of the trail that may be older.
+
+    Where the copy's custody stream has lost the entry that began it, an entry says that it
+    was repeated, on the same approvals. No box may be read before.
+
+    Returns:
+        How many were repeated.
+
+    Raises:
+        StoreError: Some may be half done; repeat it.
+    """
+    repeated = 0
+    known = owner.vault.keyring.erasures()
+    for digest, erasure in sorted(known.items(), key=lambda each: each[1].began_at):
+        if not erasure.plan:
+            continue  # a purge that was carried out
+        plan = Plan.from_bytes(erasure.plan)
+        with owner.store.read() as view:
+            cover = Covers.read(view, only=digest.hex()).covers.get(digest.hex())
+        if cover is not None and cover.effective:
+            continue
+        if cover is None and plan.kind != "erase":
+            continue  # what it took is due again, and goes with the next purge
+        if cover is None:
+            write(owner, partial(_replayed, owner, plan, erasure), now, [erasure.plan])
+            with owner.store.read() as view:
+                cover = Covers.read(view, only=digest.hex()).covers[digest.hex()]
+        # Crash here: the keyring still knows it, and whoever restores again repeats it.
+        keys = remove(owner, plan, cover)
+        effective = f"{plan.kind}.effective"
+        write(
+            owner,
+            partial(_effective, owner, effective, plan, keys),
+            now,
+        )
+        repeated += 1
+    return repeated
+
+
+def _replayed(owner: Owner, plan: Plan, erasure: Erasure) -> list[Any]:
+    began_at = datetime.fromtimestamp(erasure.began_at / 1e6, UTC)
+    event = own_event(
+        owner.id,
+        REPLAY,
+        plan=plan.digest.hex(),
+        cover_root=plan.cover_root.hex(),
+        entries=len(plan.cover),
+        values=sum(len(each.paths) for each in plan.cover),
+        basis=plan.basis,
+        policy=plan.policy,
+        requester=plan.requester,
+        began_at=text_of(began_at),
+        approvals=[note.decode() for note in erasure.approvals],
+    )
+    return [event]
+
+
+def _effective(owner: Owner, action: str, plan: Plan, keys: int) -> list[Any]:
+    return [own_event(owner.id, action, plan=plan.digest.hex(), keys=keys)]
+
+
+def _places_under(view: View, keys: Collection[bytes]) -> Iterator[tuple[str, int]]:
+    """Yield the places of all entries that have a box under one of the data keys *keys*."""
+    for log, head in view.heads().items():
+        for first in range(head.first, head.size if log != CUSTODY else 0, _AT_ONCE):
+            indexes = range(first, min(first + _AT_ONCE, head.size))
+            for index, row in zip(indexes, view.rows(log, indexes), strict=True):
+                if row and any(box.key in keys for box in Row.from_bytes(row).boxes):
+                    yield log, index
 
 
 def _divide(
@@ -235,29 +247,21 @@ def _divide(
     """Return the paths of an entry that may go, and those that may not, by their ground."""
     given: list[str] = []
     kept_back: dict[str, list[str]] = {}
-    actor, resource = kept.clear.actor.type, kept.clear.resource.type
-    at = datetime.fromtimestamp(kept.recorded_at / 1e6, UTC)
     on_hold = held.of(kept.log, kept.index)
     for box in kept.row.boxes:
         key = keys.get(box.key)
         if key is None:
             continue  # of another subject
-        for position in box.positions:
-            path = kept.clear.committed[position]
+        for path in (kept.clear.committed[position] for position in box.positions):
             if named and path not in named:
                 continue
-            if not named and key.class_ is FieldClass.INTERNAL:
-                continue
-            value = Value(
-                log=kept.log,
-                stream=kept.log.partition("~")[0],
-                index=kept.index,
-                path=path,
-                class_=key.class_,
-                rule=policy.field(path, actor, resource),
-                recorded_at=at,
+            decided = may_erase(
+                kept.value(path, key.class_, policy),
+                policy=policy,
+                holds=on_hold,
+                now=now,
+                named=path in named,
             )
-            decided = may_erase(value, policy=policy, holds=on_hold, now=now, named=path in named)
             if isinstance(decided, Deferred):
                 kept_back.setdefault(decided.ground, []).append(path)
             else:
@@ -265,249 +269,19 @@ def _divide(
     return sorted(given), {ground: sorted(those) for ground, those in kept_back.items()}
 
 
-# ---- Carrying out ----
+class _Erasing(Removal):
+    kind = "erase"
+    remembered = True
 
-
-def carry_out(owner: Owner, consent: Consent, now: datetime) -> Done:
-    """
-    Erase what the plan of *consent* covers, or go on where a crash has cut it off.
-
-    Raises:
-        NotApproved: The plan was not approved as the policy in force asks for, or was
-            carried out already, or something that it covers is under hold by now. That it
-            was refused is recorded.
-        StoreError: It may be half done; repeat it.
-    """
-    plan = Plan.from_bytes(consent.plan)
-    with owner.store.read() as view:
-        begun = Covers.read(view).covers.get(plan.digest.hex())
-        known = policies.owner_keys(view)
-    alone = False
-    if begun is None:
-        alone = _begin(owner, plan, consent, known, now)
-    elif begun.effective:
-        _refuse(owner, plan, now, "it was carried out already, and a plan is used once")
-    elif begun.wrong:
-        _refuse(owner, plan, now, begun.wrong)
-    else:
-        alone = begun.self_approved
-    # Crash here, or anywhere below: the entry is there, and some of the values. They are
-    # still readable, and whoever repeats this removes them.
-    keys = remove(owner, consent, now if begun is None else begun.began_at)
-    _append(owner, [own_event(owner.id, EFFECTIVE, plan=plan.digest.hex(), keys=keys)], now)
-    return Done(
-        plan=plan.digest,
-        entries=len(plan.cover),
-        values=sum(len(each.paths) for each in plan.cover),
-        keys=keys,
-        self_approved=alone,
-    )
-
-
-def _begin(
-    owner: Owner,
-    plan: Plan,
-    consent: Consent,
-    known: Sequence[Any],
-    now: datetime,
-) -> bool:
-    policy = owner.policy
-    try:
-        if plan.kind != "erase":
-            raise NotApproved(f"plan {plan.digest.hex()}: is for {plan.kind}, expected erase")
-        if not plan.cover:
-            raise NotApproved(f"plan {plan.digest.hex()}: covers nothing; all of it is deferred")
-        verified = verify_approvals(
-            plan,
-            consent.approvals,
-            policy=policy,
-            needed=policy.governance.erasure,
-            owner_keys=known,
-            now=now,
-            trail=owner.id,
-        )
-        _check_holds(owner, plan, now)
-    except CallerError as error:
-        _refuse(owner, plan, now, str(error))
-    event = own_event(
-        owner.id,
-        BEGIN,
-        plan=plan.digest.hex(),
-        cover_root=plan.cover_root.hex(),
-        entries=len(plan.cover),
-        values=sum(len(each.paths) for each in plan.cover),
-        basis=plan.basis,
-        policy=plan.policy,
-        requester=plan.requester,
-        approvals=[note.decode() for note in consent.approvals],
-        self_approved=verified.self_approved,
-        anchored=False,
-    )
-    _append(owner, [event], now, documents=[consent.plan])
-    return verified.self_approved
-
-
-def _check_holds(owner: Owner, plan: Plan, now: datetime) -> None:
-    """
-    Check that nothing the plan covers came under a hold since it was made.
-
-    Raises:
-        NotApproved: Something did.
-    """
-    with owner.store.read() as view:
-        opener = owner.vault.opener(Viewer(), owner.policy)
-        held = holds.Held(view, opener, holds.read(view, owner.vault, owner.policy), now)
-        for each in plan.cover:
-            if ids := held.of(each.log, each.index):
+    def check(self, view: View, policy: Policy, plan: Plan, *, begun: bool) -> None:
+        held = holds.Held(view, self.owner.vault, policy)
+        if begun and not held.holds:
+            return
+        for value in covered_values(view, self.owner.vault.keyring, plan, policy):
+            on_hold = held.of(value.log, value.index)
+            decided = may_erase(value, policy=policy, holds=on_hold, now=self.now, named=True)
+            if isinstance(decided, Deferred) and (on_hold or not begun):
                 raise NotApproved(
-                    f"{each.log}#{each.index}: is under hold {', '.join(ids)} since the plan was"
-                    " made; make a new one"
+                    f"{value.log}#{value.index} {value.path}: may not go, found"
+                    f" {decided.ground}; make a new plan"
                 )
-
-
-def _refuse(owner: Owner, plan: Plan, now: datetime, why: str) -> None:
-    event = private_event(
-        owner.vault,
-        owner.id,
-        REFUSE,
-        outcome=Outcome.DENIED,
-        plan=plan.digest.hex(),
-        ground=why,
-    )
-    owner.vault.keyring.keep(event.keys)
-    _append(owner, [event], now)
-    raise NotApproved(why)
-
-
-def _append(
-    owner: Owner, events: Sequence[Any], now: datetime, documents: Iterable[bytes] = ()
-) -> None:
-    with owner.store.write() as transaction:
-        for document in documents:
-            transaction.add_document(document)
-        target = head_of(transaction.heads(), CUSTODY)
-        append(transaction, target, events, owner.signer_of(target), microseconds(now))
-
-
-def remove(owner: Owner, consent: Consent, began_at: datetime) -> int:
-    """
-    Remove what the plan of *consent* covers from the vault, and the keys nothing is left of.
-
-    What is gone already is gone; so this may be repeated.
-
-    Returns:
-        How many data keys were destroyed.
-
-    Raises:
-        StoreError: It may be half done.
-    """
-    plan, vault = Plan.from_bytes(consent.plan), owner.vault
-    covered = {(each.log, each.index): frozenset(each.paths) for each in plan.cover}
-    entries: dict[str, dict[int, Forgotten]] = {}
-    known = vault.keyring.erasures().get(plan.digest)
-    touched = set(() if known is None else known.keys)
-    fresh: dict[bytes, DataKey] = {}
-    with owner.store.read() as view:
-        opener = vault.opener(Viewer(), owner.policy)
-        sizes = {log: head.size for log, head in view.heads().items()}
-        here = [(log, index) for log, index in covered if index < sizes.get(log, 0)]
-        for kept in _entries(view, here):
-            left = _left(opener, kept, covered[kept.log, kept.index], fresh)
-            touched |= {box.key for box in kept.row.boxes} - {box.key for box in left[0]}
-            entries.setdefault(kept.log, {})[kept.index] = Forgotten(
-                row=Row(kept.row.spine, left[0]).to_bytes(), lookups=left[1]
-            )
-    # With the keys, so that an older copy of the boxes can be made to forget as well; and
-    # before the boxes go, or a crash would leave keys that nobody looks for.
-    vault.keyring.remember(
-        plan.digest,
-        Erasure(
-            plan=consent.plan,
-            approvals=consent.approvals,
-            began_at=microseconds(began_at),
-            keys=tuple(sorted(touched)),
-        ),
-    )
-    vault.keyring.keep(key.id for key in fresh.values())
-    owner.store.forget(entries)
-    # Crash here: keys of boxes that are gone; whoever repeats this destroys them.
-    with owner.store.read() as view:
-        unused = touched - _used(view, vault, touched)
-    with owner.store.write():
-        # While nobody may write: no box can come under one of them meanwhile.
-        vault.keyring.destroy(unused)
-    owner.forgotten()
-    return len(unused)
-
-
-def _left(
-    opener: Opener, kept: Kept, paths: frozenset[str], fresh: dict[bytes, DataKey]
-) -> tuple[tuple[Box, ...], frozenset[int]]:
-    """Return the boxes of an entry less *paths*, and the lookups that it loses with them."""
-    row = kept.row.to_bytes()
-    keys = opener.keys([row])
-    found = opener.look(kept.log, kept.index, kept.clear, row, keys)
-    boxes = _without(opener, kept, paths, found, keys, fresh)
-    lost: set[int] = set()
-    for path in paths:
-        each = found.get(path)
-        if each is not None and each.state is ValueState.OPEN:
-            lost |= opener.found_by(path, each.value, kept.clear, found)
-    by_id = {**keys, **{key.id: key for key in fresh.values()}}
-    left = {by_id[box.key].subject for box in boxes if box.key in by_id}
-    lost |= {
-        subject_number(keys[box.key].subject)
-        for box in kept.row.boxes
-        if box.key in keys and keys[box.key].subject not in left
-    }
-    return boxes, frozenset(lost)
-
-
-def _used(view: View, vault: Vault, ids: set[bytes]) -> set[bytes]:
-    """Return those of the data keys *ids* that boxes are under."""
-    numbers = frozenset(
-        subject_number(key.subject) for key in vault.keyring.wrapped(ids) if key.subject
-    )
-    wanted = Wanted(groups=(numbers,))
-    used: set[bytes] = set()
-    for log, head in view.heads().items():
-        if not numbers:
-            continue
-        indexes = list(view.candidates(log, wanted, 0, head.size, newest_first=False))
-        for at in range(0, len(indexes), _AT_ONCE):
-            for row in view.rows(log, indexes[at : at + _AT_ONCE]):
-                used |= {box.key for box in Row.from_bytes(row).boxes} if row else set()
-    return used & ids
-
-
-def _without(  # noqa: PLR0917 - as `_left`
-    opener: Opener,
-    kept: Kept,
-    paths: frozenset[str],
-    found: Mapping[str, Found],
-    keys: Mapping[bytes, DataKey],
-    fresh: dict[bytes, DataKey],
-) -> tuple[Box, ...]:
-    committed = kept.clear.committed
-    boxes: list[Box] = []
-    for box in kept.row.boxes:
-        left = [at for at in box.positions if committed[at] not in paths]
-        if len(left) == len(box.positions):
-            boxes.append(box)
-            continue
-        if not left:
-            continue
-        if any(found[committed[at]].state is not ValueState.OPEN for at in left):
-            raise Damaged(
-                f"{kept.log}#{kept.index}: box {box.number} holds other values, and cannot be"
-                " opened to keep them; erase these too, or put its key back"
-            )
-        # What is left moves to a key of its own: the old one opens the old box, copies
-        # of which may lie in backups.
-        new = fresh.get(box.key)
-        if new is None:
-            new = fresh[box.key] = opener.successor_of(keys[box.key])
-        disclosures = [found[committed[at]].disclosure for at in left]
-        bound = opener.bound(kept.log, kept.clear)
-        boxes.append(enclose(box.number, left, disclosures, new, bound))
-    return tuple(boxes)

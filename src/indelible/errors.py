@@ -13,6 +13,7 @@ Every error of Indelible, as one tree that says whose turn it is.
     │   ├── NotApproved            too few people have approved what is to be done
     │   ├── UnknownStream          the trail has no such stream
     │   ├── NotFound               no entry has this id
+    │   │   └── Purged             it was there, and only its hash is left
     │   ├── NotATrail              this directory holds no trail
     │   ├── AlreadyATrail          this directory holds one already
     │   ├── UnsupportedVersion     a newer version of Indelible wrote this
@@ -36,6 +37,10 @@ Every error of Indelible, as one tree that says whose turn it is.
 A message names the thing, what was found and what was expected.
 """
 
+from __future__ import annotations
+
+import math
+
 
 class IndelibleError(Exception):
     """Any error that Indelible raises on purpose."""
@@ -51,22 +56,38 @@ class InvalidEvent(CallerError):
 
     Args:
         field: Path of the field, with dots: ``actor.id``.
-        found: What was there.
+        found: What was there. The message shows it where the event could not be
+            understood without it (`_SHOWN_FIELDS`), and else says only of what kind it
+            is: messages end up in logs, and a password that was given in the wrong place
+            must not.
         expected: What may be there.
+        said: What was there, in words that hold nothing of it.
     """
 
-    def __init__(self, field: str, found: object, expected: str) -> None:
+    def __init__(
+        self, field: str, found: object, expected: str, *, said: str | None = None
+    ) -> None:
         self.field = field
         self.found = found
         self.expected = expected
         # A field may be named by whoever sends the data: nothing of it that is not
         # printable, no line feed and no lone surrogate, gets into a message.
         path = field if field.isprintable() else repr(field)[1:-1]
-        super().__init__(f"{path}: found {_shown(found)}, expected {expected}")
+        if said is None:
+            said = _shown(found) if field in _SHOWN_FIELDS else _described(found)
+        self._said = said
+        super().__init__(f"{path}: found {said}, expected {expected}")
+
+    def under(self, field: str) -> InvalidEvent:
+        """Return the same error of what whoever called knows as *field*."""
+        return InvalidEvent(field, self.found, self.expected, said=self._said)
 
 
 class EventTooLarge(InvalidEvent):
     """An event whose sealed bytes do not fit into an entry."""
+
+    def __init__(self, field: str, found: str, expected: str) -> None:
+        super().__init__(field, found, expected, said=repr(found))
 
 
 class InvalidQuery(CallerError):
@@ -88,7 +109,7 @@ class InvalidPolicy(CallerError):
     """
 
     def __init__(self, message: str, *, line: int | None = None, key: str | None = None) -> None:
-        self.line, self.key = line, key
+        self.message, self.line, self.key = message, line, key
         where = "" if line is None else f"line {line}: "
         super().__init__(f"{where}{message}" if key is None else f"{where}{key}: {message}")
 
@@ -103,6 +124,20 @@ class UnknownStream(CallerError):
 
 class NotFound(CallerError):
     """Nothing in the trail has this id."""
+
+
+class Purged(NotFound):
+    """
+    An entry that was purged: its hash is all that is left of it.
+
+    Args:
+        log: Name of the log.
+        index: Place of the entry.
+    """
+
+    def __init__(self, log: str, index: int) -> None:
+        self.log, self.index = log, index
+        super().__init__(f"entry {log}#{index}: was purged; its hash is all that is left")
 
 
 class NotATrail(CallerError):
@@ -181,14 +216,61 @@ class Rollback(VerificationError):
     """A log that is smaller than, or not consistent with, what was signed before."""
 
 
-def _shown(value: object) -> str:
-    # Long or secret-looking values do not belong into logs; the type and the
-    # beginning are enough to find the line that is wrong.
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - of an integer of 5,000 digits, or an object's own
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
+_SHOWN_FIELDS = frozenset(
+    (
+        "id",
+        "schema",
+        "kind",
+        "occurred_at",
+        "action",
+        "outcome",
+        "actor",
+        "actor.type",
+        "resource",
+        "resource.type",
+        "approval.n",
+        "approval.distinct",
+        "eventTime",
+        "eventSource",
+        "eventName",
+        "--at",
+    )
+)
+"""Fields that say what an event is about, and that no application keeps a secret in."""
 
 _SHOWN = 80
+_BITS = 64
+
+
+def _shown(value: object) -> str:
+    # Not what stands in a container, and not what an object says of itself.
+    if type(value) is str and value:
+        text = repr(value[: _SHOWN + 1])
+        return text if len(value) <= _SHOWN else f"{text[:_SHOWN]}..."
+    if type(value) is int and value.bit_length() <= 2 * _BITS:
+        return str(value)
+    return _described(value)
+
+
+def _described(value: object) -> str:
+    """Say what kind of thing *value* is, and nothing that it holds."""
+    kind = type(value)
+    if kind is bool or value is None:
+        return str(value)
+    if kind in _CALLED:
+        return _CALLED[kind] if value else repr(value)
+    if kind is int:
+        bits = value.bit_length()  # type: ignore[attr-defined]
+        return "an integer" if bits <= _BITS else f"an integer of {bits} bits"
+    if kind is float:
+        return "a number" if math.isfinite(value) else str(value)  # type: ignore[arg-type]
+    return f"a value of type {kind.__name__}"
+
+
+_CALLED: dict[type, str] = {
+    str: "a text",
+    bytes: "bytes",
+    list: "a list",
+    tuple: "a tuple",
+    dict: "an object",
+}

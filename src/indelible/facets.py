@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from indelible.box import ValueState
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidQuery
-from indelible.query import check_allowed, items, logs_of, matches_in_log
+from indelible.policy import Sight
+from indelible.query import check_allowed, items, logs_of, matches_in_log, value_at
 from indelible.store import Wanted
 from indelible.terms import LOOKUPS, Field, field_of, term
 
@@ -114,10 +115,15 @@ def facets(
     tallies: dict[str, _Tally] = {field: _Tally() for field in fields}
     for head in logs_of(view, query):
         indexes = _matching(view, head, query, opener)
-        if indexes is None or len(indexes) > FEW:
-            _count_by_index(view, head, indexes, tallies, opener)
-        else:
-            _count_by_reading(view, head.log, indexes, tallies, opener)
+        many = indexes is None or len(indexes) > FEW
+        by_index = {
+            field: tally for field, tally in tallies.items() if many and _may_count(field, opener)
+        }
+        by_reading = {field: tally for field, tally in tallies.items() if field not in by_index}
+        _count_by_index(view, head, indexes, by_index, opener)
+        if by_reading:
+            read = range(head.first, head.size) if indexes is None else indexes
+            _count_by_reading(view, head.log, read, by_reading, opener)
     return {field: _facet(view, field, tally, top, opener) for field, tally in tallies.items()}
 
 
@@ -155,8 +161,24 @@ def _count_by_reading(
 def _is_shown(item: Item, of: _Of, opener: Opener | None) -> bool:
     state = item.states.get(of.path, ValueState.OPEN)
     return state is ValueState.OPEN or (
-        opener is not None and opener.stands_in(of.path, item.states)
+        opener is not None and opener.stands_in(of.path, state, value_at(item.event, of.path))
     )
+
+
+def _may_count(field: str, opener: Opener | None) -> bool:
+    """
+    Tell whether the index can count *field* for the viewer.
+
+    Lookups tell identities apart, of values that the viewer sees and of others alike. So
+    either all of them are seen, or none; and they must be there for each value that is.
+    """
+    of = _FIELDS[field]
+    if of.lookup is None or opener is None:
+        return True
+    sight = opener.sight(of.path)
+    if sight is Sight.HIDE and field != "session":
+        return True
+    return sight is not None and opener.is_searchable(of.path)
 
 
 def _count_by_index(
@@ -166,7 +188,7 @@ def _count_by_index(
     tallies: Mapping[str, _Tally],
     opener: Opener | None,
 ) -> None:
-    entries = head.size if indexes is None else len(indexes)
+    entries = head.size - head.first if indexes is None else len(indexes)
     for field, tally in tallies.items():
         of = _FIELDS[field]
         terms = view.tally(head.log, of.term, indexes)
@@ -174,15 +196,14 @@ def _count_by_index(
         if of.lookup is None:
             continue
         counted = sum(count for count, _ in terms.values())
-        # Lookups tell identities apart: they are for those who see these, at least as
-        # pseudonyms. For others all are alike.
-        if opener is not None and opener.may_count(of.path):
+        is_seen = opener is not None and opener.sight(of.path) is not Sight.HIDE
+        if is_seen:
             lookups = view.tally(head.log, of.lookup, indexes)
             tally.add(head.log, lookups)
             counted += sum(count for count, _ in lookups.values())
         if field != "session":
             tally.withheld += entries - counted
-        elif opener is None or not opener.may_count(of.path):
+        elif not is_seen:
             lookups = view.tally(head.log, of.lookup, indexes)
             tally.withheld += sum(count for count, _ in lookups.values())
 
@@ -235,15 +256,15 @@ def _matching(view: View, head: Head, query: Query, opener: Opener | None) -> Se
         or query.ip
         or query.occurred_since
         or query.occurred_until
-        or (opener is not None and opener.viewer.case is not None and query.names())
+        or not _may_find(query, opener)
     ):
         ascending = replace(query, newest_first=False)
         return [item.index for item in matches_in_log(view, head, ascending, 0, head.size, opener)]
-    first = 0 if query.since is None else _recorded(view, head, query.since)
+    first = head.first if query.since is None else _recorded(view, head, query.since)
     last = head.size if query.until is None else _recorded(view, head, query.until)
     (wanted,), unwanted = query.wanted(opener), query.unwanted(opener)
     if not wanted.groups and not unwanted:
-        return None if (first, last) == (0, head.size) else range(first, last)
+        return None if (first, last) == (head.first, head.size) else range(first, last)
     indexes = _indexes(view, head, wanted, first, last)
     for group in unwanted:
         left_out = set(_indexes(view, head, Wanted(groups=(group,)), first, last))
@@ -251,15 +272,36 @@ def _matching(view: View, head: Head, query: Query, opener: Opener | None) -> Se
     return indexes
 
 
+def _may_find(query: Query, opener: Opener | None) -> bool:
+    """Tell whether the index alone may say what matches: whether all that it knows is seen."""
+    if opener is None:
+        return True
+    asked = {
+        "/actor/id": query.actor + query.without_actor,
+        "/resource/id": query.resource + query.without_resource,
+        "/session": query.session,
+    }
+    return all(
+        opener.sight(path) is Sight.PLAIN
+        for path, given in asked.items()
+        if not all(name.endswith(":*") for name in given)
+    )
+
+
 def _indexes(view: View, head: Head, wanted: Wanted, first: int, last: int) -> list[int]:
     return list(view.candidates(head.log, wanted, first, last, newest_first=False))
 
 
 def _recorded(view: View, head: Head, moment: datetime) -> int:
-    """Return the index of the first entry recorded at *moment* or later; time never decreases."""
+    """
+    Return the index of the first entry recorded at *moment* or later; time never decreases.
+
+    Of those that were purged nobody knows when that was.
+    """
 
     def recorded_at(index: int) -> int:
         (item,) = items(view, head.log, [index])
         return item.entry.recorded_at
 
-    return bisect_left(range(head.size), microseconds(moment), key=recorded_at)
+    kept = range(head.first, head.size)
+    return head.first + bisect_left(kept, microseconds(moment), key=recorded_at)

@@ -134,6 +134,9 @@ def fold(items: Iterable[Item]) -> State:
     for item in items:
         if item.event.outcome is not Outcome.SUCCESS:
             continue
+        if item.states.get("/changes", ValueState.OPEN) is not ValueState.OPEN:
+            # It may have set any field.
+            unknown.update(left)
         for field, change in (item.event.changes or {}).items():
             before = left.get(field)
             if not _is_open(item, field):

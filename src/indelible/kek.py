@@ -16,6 +16,7 @@ import re
 import stat
 import unicodedata
 from base64 import b64encode
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -161,7 +162,7 @@ class KeyFile:
         path = self._path(version)
         try:
             if not os.path.lexists(path):
-                _create(path, _KeyLine(version, os.urandom(KEK_SIZE)).to_bytes())
+                _create(path, _KeyLine(version=version, key=os.urandom(KEK_SIZE)).to_bytes())
             # Also where another process has made it: its name may not be durable yet.
             sync_directory(path.parent)
         except OSError as error:
@@ -280,9 +281,10 @@ _MAX_KEY_FILE = 4096
 _LINE = re.compile(rb"indelible-kek/1 ([1-9][0-9]{0,9}) ([A-Za-z0-9+/]{43}=)\n").fullmatch
 
 
-class _KeyLine(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KeyLine:
     version: int
-    key: bytes
+    key: bytes = field(repr=False)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -290,13 +292,10 @@ class _KeyLine(NamedTuple):
         if found is None:
             raise Malformed("expected one line of indelible-kek/1, a version and a key")
         version, key = found[1].decode(), found[2].decode()
-        return cls(int(version), parse_base64(key, what="key"))
+        return cls(version=int(version), key=parse_base64(key, what="key"))
 
     def to_bytes(self) -> bytes:
         return b"indelible-kek/1 %d %b\n" % (self.version, b64encode(self.key))
-
-    def __repr__(self) -> str:
-        return f"_KeyLine(version={self.version})"
 
 
 def _create(path: Path, data: bytes) -> None:

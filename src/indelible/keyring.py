@@ -184,14 +184,16 @@ class DataKey:
         class_: Of the values in its boxes.
         subject: Keyed hash of whose values they are.
         month: When it came into use, as `WrappedDataKey.month`.
+        lookup: What entries with its boxes are found by; None where they are nobody's.
     """
 
-    __slots__ = ("class_", "decrypt", "encrypt", "id", "month", "subject")
+    __slots__ = ("class_", "decrypt", "encrypt", "id", "lookup", "month", "subject")
 
     def __init__(self, kept: WrappedDataKey, key: bytes) -> None:
         cipher = AESGCM(key)
         self.id, self.class_ = kept.id, kept.class_
         self.subject, self.month = kept.subject, kept.month
+        self.lookup = subject_number(kept.subject) if kept.subject else None
         self.encrypt, self.decrypt = cipher.encrypt, cipher.decrypt
 
 
@@ -201,6 +203,10 @@ class Keyring:
 
     Keys that are made at recording are fresh: whoever writes the boxes calls `keep`
     before, so that no box is ever without its key. Usable from several threads.
+
+    Attributes:
+        remembered: What values were found by, as `indelible.vault` keeps it; emptied
+            whenever keys change.
 
     Args:
         now: Microseconds since 1970.
@@ -226,6 +232,7 @@ class Keyring:
         self._opened: dict[bytes, DataKey] = {}
         self._version = -1
         self._fresh: dict[bytes, tuple[WrappedDataKey, bytes]] = {}
+        self.remembered: dict[tuple[str, str, str | None, str], tuple[int, ...]] = {}
         self._lookups: dict[tuple[Field, str], int] = {}
         self._month = (0, 0)
 
@@ -279,11 +286,13 @@ class Keyring:
 
     def _find_or_make(self, subject: str | None, class_: FieldClass, now: int) -> DataKey:
         month = self._month[0]
-        named = self.subject_hashes(subject)
-        for wrapped in self._store.find(named):
+        # By the newest index key alone, as new lookups are: so whoever has a data key
+        # knows by what its entries are found.
+        named = self.subject_hashes(subject)[-1]
+        for wrapped in self._store.find([named]):
             if (wrapped.class_, wrapped.month) == (class_, month):
                 return self._unwrap(wrapped)
-        return self._make(named[-1], class_, month, now)
+        return self._make(named, class_, month, now)
 
     def _make(self, subject: bytes, class_: FieldClass, month: int, now: int) -> DataKey:
         version = self._newest_kek()
@@ -401,7 +410,11 @@ class Keyring:
                 self._fresh.pop(key_id, None)
             self._current.clear()
             self._lookups.clear()
+            self.remembered.clear()
             self._store.destroy(data_keys=ids)
+            # What is sealed and waits to be written may be under one of them; the store
+            # tells of what others change, not of this.
+            self._version = -1
 
     # ---- Lookups ----
 
@@ -428,13 +441,14 @@ class Keyring:
         Raises:
             KeyUnavailable: The keyring is locked.
         """
-        return frozenset(_hashed(key, field, text) for key in self._unlocked_index_keys().values())
+        keys = self._known_index_keys()
+        return frozenset(_hashed(key, field, text) for key in keys.values())
 
     def subject_hashes(self, subject: str | None) -> list[bytes]:
         """Return what data keys of *subject* are kept by, for each index key; the newest last."""
         if subject is None:
             return [b""]
-        keys = self._unlocked_index_keys()
+        keys = self._known_index_keys()
         return [_digest(keys[number], b"subject", subject)[:16] for number in sorted(keys)]
 
     def secret(self, purpose: str) -> bytes:
@@ -474,10 +488,12 @@ class Keyring:
             for old in versions:
                 while batch := self._store.under(old, 1_000):
                     self._store.add(data_keys=[self._rewrapped(key, version) for key in batch])
-            self._store.destroy(keks=versions)
             for old in versions:
-                self._keks.pop(old, None)
+                # The keeper first: a version that the store has forgotten would never be
+                # destroyed, and open old copies of the keyring for ever.
                 self._keeper.destroy(old)
+                self._keks.pop(old, None)
+            self._store.destroy(keks=versions)
             return version
 
     def _rewrapped(self, key: WrappedDataKey, version: int) -> WrappedDataKey:
@@ -495,8 +511,17 @@ class Keyring:
             self._add_index_key(number)
             self._index_keys.clear()
             self._lookups.clear()
+            self.remembered.clear()
             self._current.clear()
             return number
+
+    def keks(self) -> Sequence[WrappedKek]:
+        """Return the versions of the KEK that were not destroyed, in order."""
+        return self._store.keks()
+
+    def index_keys(self) -> Sequence[WrappedIndexKey]:
+        """Return the index keys that were not destroyed, in order."""
+        return self._store.index_keys()
 
     def versions(self) -> Mapping[int, int]:
         """Return the versions of the KEK, each with how many data keys are under it."""
@@ -572,6 +597,18 @@ class Keyring:
                     raise KeyUnavailable("vault: found no index key in the keyring")
                 self._index_keys = keys
         return self._index_keys
+
+    def _known_index_keys(self) -> dict[int, bytes]:
+        """Return all index keys, those that other processes have made since among them."""
+        known = self._unlocked_index_keys()
+        if known.keys() != {key.number for key in self._store.index_keys()}:
+            with self._lock:
+                self._index_keys = {}
+                self._lookups.clear()
+                self.remembered.clear()
+                self._current.clear()
+                known = self._unlocked_index_keys()
+        return known
 
     def _wrap(self, version: int, key: bytes, context: bytes) -> bytes:
         nonce = os.urandom(NONCE_SIZE)

@@ -8,6 +8,7 @@ edited is noticed, and a version that was never recorded is none.
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ import msgspec
 
 from indelible import query
 from indelible.custody import own_event
+from indelible.duration import Duration
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound
 from indelible.log import append, head_of
@@ -184,6 +186,7 @@ def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = N
     with owner.store.read() as view:
         old = current(view)
         known = owner_keys(view)
+        used = {bytes.fromhex(plan) for plan in _plans(view)}
     if old.digest == new.digest:
         return
     if old.id != "default" or new.id == "default":  # the first of its own follows no other
@@ -203,6 +206,8 @@ def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = N
                 needed=needed,
                 owner_keys=known,
                 now=now,
+                used=used,
+                trail=owner.id,
             )
             said["self_approved"] = verified.self_approved
             said["plan"] = plan.digest.hex()
@@ -230,6 +235,30 @@ def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = N
         append(transaction, target, events, owner.signer_of(target), microseconds(now))
 
 
+def plan_change(owner: Owner, new: Policy, now: datetime, *, requester: str) -> Plan:
+    """Return the plan that puts a trail under *new*, as the policy in force wants it approved."""
+    from indelible.plan import Plan  # noqa: PLC0415 - recording needs none of it
+
+    with owner.store.read() as view:
+        old = current(view)
+        sizes = {head.origin: head.size for head in view.heads().values()}
+    needed = old.governance.loosening
+    begins = now if needed.cooling_off is None else Duration.parse(needed.cooling_off).after(now)
+    return Plan(
+        kind="policy",
+        trail=owner.id,
+        logs=sizes,
+        policy=old.digest.hex(),
+        requester=requester,
+        basis=f"policy {new.label}",
+        nonce=os.urandom(16),
+        created_at=now,
+        not_before=begins,
+        expires=Duration.parse(needed.valid).after(begins),
+        detail={"digest": new.digest.hex()},
+    )
+
+
 def owner_keys(view: View) -> list[VerifierKey]:
     """Return the keys that custody entries say the custody logs were made with, and had since."""
     keys = []
@@ -240,6 +269,13 @@ def owner_keys(view: View) -> list[VerifierKey]:
                 VerifierKey.from_text(said[name]) for name in ("key", "old", "new") if name in said
             ]
     return keys
+
+
+def _plans(view: View) -> Iterator[str]:
+    """Yield the digests of the plans that policies were set by; each is used once."""
+    for item in query.matches(view, Query(stream=CUSTODY, action=SET)):
+        if plan := (item.event.data or {}).get("plan"):
+            yield str(plan)
 
 
 def _plan_of(consent: Consent | None, new: Policy, needed: Approvals) -> Plan:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from indelible.errors import UnknownStream
-from indelible.event import Kind, Outcome
+from indelible.event import Kind, Outcome  # noqa: TC001 - msgspec reads the types at run time
 from indelible.fields import escape
 
 if TYPE_CHECKING:
@@ -180,6 +180,13 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What entries call it."""
         return self.name or self.action or "*"
 
+    @property
+    def matches_all(self) -> bool:
+        """Whether every event is one of those this rule is for."""
+        return self.action in (None, "*") and not (
+            self.resource or self.actor or self.actor_roles or self.outcome or self.kinds
+        )
+
     def matches(self, event: Event) -> bool:
         """Tell whether *event* is one of those this rule is for."""
         return (
@@ -200,13 +207,37 @@ class Person(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roles: tuple[str, ...] = ()
 
 
+class BreakGlass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Who may open values in an emergency before anybody has approved.
+
+    Attributes:
+        max: For how long.
+        who, alert: Roles or names: of whoever may, and of whoever is told at once.
+        review: Within what time it is looked at afterwards.
+    """
+
+    max: str
+    who: tuple[str, ...]
+    alert: tuple[str, ...] = ()
+    review: str | None = None
+
+
 class Governance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose approval each kind of intervention needs."""
+    """
+    Whose approval each kind of intervention needs.
+
+    Attributes:
+        grants: `Approvals.valid` is how long a grant lasts at most.
+        purpose: Whether whoever asks for a grant must say what for.
+    """
 
     erasure: Approvals = Approvals()
     purge: Approvals | None = None
     loosening: Approvals = Approvals()
     grants: Approvals = Approvals(valid="8h")
+    purpose: Literal["required", "optional"] = "optional"
+    break_glass: BreakGlass | None = None
 
 
 class Ruling(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +311,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         Raises:
             UnknownStream: The policy has no such stream.
         """
+        self._check_stream(stream)
         key = (
             event.action,
             event.kind,
@@ -303,11 +335,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def _rule_on(self, event: Event, stream: str | None) -> Ruling:
         rule = next((rule for rule in self.rules if rule.matches(event)), _CATCH_ALL)
-        target: object = rule.stream if stream is None else stream
-        # A caller may not have checked its types.
-        if type(target) is not str or target not in self.streams:
-            known = ", ".join(self.streams)
-            raise UnknownStream(f"stream: found {target!r}, expected one of {known}")
+        target = rule.stream if stream is None else stream
+        self._check_stream(target)
         return Ruling(
             policy=self.label,
             rule=rule.label,
@@ -315,6 +344,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             level=rule.level,
             require=frozenset((*self.streams[target].require, *rule.require)),
         )
+
+    def _check_stream(self, stream: object) -> None:
+        # A caller may not have checked its types.
+        if stream is not None and (type(stream) is not str or stream not in self.streams):
+            known = ", ".join(self.streams)
+            raise UnknownStream(f"stream: found {stream!r}, expected one of {known}")
 
     def field(self, path: str, actor_type: str, resource_type: str) -> FieldRule:
         """
@@ -338,10 +373,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 best = (weight, each, rule)
         return ("*", PERSONAL) if best is None else (best[1], best[2])
 
+    def rules_of(self, path: str) -> list[FieldRule]:
+        """Return how the field at *path* may be classified, whatever the types around it."""
+        types = {"", *(each for _, _, named, _ in self._patterns for each in named)}
+        return [self.field(path, each, each) for each in types]
+
     def classes_of(self, path: str) -> frozenset[FieldClass]:
         """Return the classes that the field at *path* may have, whatever the types around it."""
-        types = {"", *(each for _, _, named, _ in self._patterns for each in named)}
-        return frozenset(self.field(path, each, each).class_ for each in types)
+        return frozenset(rule.class_ for rule in self.rules_of(path))
 
     @cached_property
     def _patterns(self) -> list[tuple[str, str, frozenset[str], FieldRule]]:

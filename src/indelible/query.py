@@ -294,7 +294,7 @@ class Query:
 
     def may_match(self, entry: bytes) -> bool:
         """Tell, without parsing it, whether the text may occur in an entry."""
-        if not self.text or _COMMITTED in entry:
+        if not self.text or _COMMITTED in entry or _DROPPED in entry:
             return True
         haystack = entry.decode(errors="replace").casefold()
         return all(part in haystack for part in _plain_parts(self.text))
@@ -394,7 +394,7 @@ def search(
 
     Raises:
         InvalidQuery: The limit is none.
-        InvalidCursor: The cursor is of another query or trail, or was changed.
+        InvalidCursor: The cursor is of another query, role, case or trail, or was changed.
         UnknownStream: A stream that is asked for does not exist.
         Forbidden: It asks by values that the viewer's role does not see.
         Damaged: An entry that may belong to the answer cannot be read.
@@ -403,10 +403,11 @@ def search(
     if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
         raise _invalid("limit", repr(limit), f"a number from 1 to {MAX_LIMIT}")
     heads = logs_of(view, query)
+    asked = _digest(query, opener)
     if cursor is None:
         readers = [_Reader(view, head, query, head.size, opener=opener) for head in heads]
     else:
-        places = _Cursor.from_text(cursor, secret, query).places
+        places = _Cursor.from_text(cursor, secret, asked).places
         known = {head.log: head for head in heads}
         for log, size, position in places:
             if log not in known or not 0 <= position <= size <= known[log].size:
@@ -422,7 +423,7 @@ def search(
     while len(items) < limit and (item := _take_next(readers, query)) is not None:
         items.append(item)
     following = _Cursor(
-        query=_digest(query),
+        query=asked,
         places=tuple((reader.log, reader.size, reader.position) for reader in readers),
     )
     return Page(
@@ -504,11 +505,11 @@ def check_allowed(query: Query, opener: Opener | None) -> None:
             if identity and identity != "*" and not opener.is_pseudonym(identity):
                 opener.check_may_find(field, f"/{field}/id", kind)
     if query.session:
-        opener.check_may_find("session", "/session", "")
+        opener.check_may_find("session", "/session")
     if query.ip:
-        opener.check_may_find("ip", "/client/ip", "")
+        opener.check_may_find("ip", "/client/ip")
     for value in query.value:
-        opener.check_may_find("value", value.partition("=")[0], "")
+        opener.check_may_find("value", value.partition("=")[0])
 
 
 def prove(view: View, log: str, index: int) -> Proof:
@@ -610,7 +611,7 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     Where a page ended.
 
     Attributes:
-        query: Digest of the query.
+        query: Digest of the query, and of who asks.
         places: Of each log its name, its size at the first page, and the position.
     """
 
@@ -623,9 +624,9 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return urlsafe_b64encode(_mac(data, secret) + data).rstrip(b"=").decode("ascii")
 
     @classmethod
-    def from_text(cls, text: str, secret: bytes, query: Query) -> _Cursor:
+    def from_text(cls, text: str, secret: bytes, query: bytes) -> _Cursor:
         """
-        Read the cursor of *query* that was written with *secret*.
+        Read the cursor of the *query* of this digest that was written with *secret*.
 
         Raises:
             InvalidCursor: It is none.
@@ -646,8 +647,10 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             raise InvalidCursor(f"cursor: {error}") from error
         if cursor.version != 1:
             raise InvalidCursor(f"cursor: found version {cursor.version}, expected 1")
-        if cursor.query != _digest(query):
-            raise InvalidCursor("cursor: found that of another query, expected this one's")
+        if cursor.query != query:
+            raise InvalidCursor(
+                "cursor: found that of another query, role or case, expected this one's"
+            )
         return cursor
 
 
@@ -658,8 +661,10 @@ def _mac(data: bytes, secret: bytes) -> bytes:
     return hmac.digest(secret, b"indelible-cursor/1\0" + data, "sha256")[:_MAC_SIZE]
 
 
-def _digest(query: Query) -> bytes:
-    return sha256(query.to_text().encode()).digest()[:16]
+def _digest(query: Query, opener: Opener | None) -> bytes:
+    # One role's cursor leads into what that role was answered, and no other's.
+    asker = None if opener is None else (opener.viewer.role, opener.viewer.case)
+    return sha256(msgspec.msgpack.encode((query.to_text(), asker))).digest()[:16]
 
 
 def _read(
@@ -686,6 +691,7 @@ def _read(
 
 
 _COMMITTED = b'"committed":['
+_DROPPED = b'"dropped":['
 
 
 def _item(  # noqa: PLR0917

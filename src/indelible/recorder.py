@@ -138,7 +138,7 @@ class Recorder:
             if not isinstance(pending.error, Moved):
                 break
             # A key of its boxes was destroyed by an erasure meanwhile: seal it anew.
-        return self._receipt(pending, sealed, target.stream)
+        return self._receipt(pending, whole.id, target.stream)
 
     async def arecord(
         self, event: Event | str, *, stream: str | None = None, **fields: Any
@@ -186,7 +186,7 @@ class Recorder:
         if isinstance(pending.error, Moved):
             # Rare enough to wait for in a thread: see `record`.
             return await loop.run_in_executor(None, lambda: self.record(whole, stream=stream))
-        return self._receipt(pending, sealed, target)
+        return self._receipt(pending, whole.id, target)
 
     def record_many(
         self, events: Iterable[Event], *, stream: str | None = None, batch: int = 1_000
@@ -345,7 +345,7 @@ class Recorder:
         found = self.policy.streams.get(stream)
         return found is None or found.on_failure == "refuse"
 
-    def _receipt(self, pending: Pending, sealed: Sealed, stream: str) -> Receipt:
+    def _receipt(self, pending: Pending, event_id: str, stream: str) -> Receipt:
         try:
             placed = pending.result()[stream]
         except (StoreError, WriteUncertain):
@@ -353,10 +353,10 @@ class Recorder:
                 raise
             self._lost(stream, 1)
             return Receipt(
-                id=sealed.id, stream=stream, log=None, index=None, leaf_hash=None, state=State.LOST
+                id=event_id, stream=stream, log=None, index=None, leaf_hash=None, state=State.LOST
             )
         return Receipt(
-            id=sealed.id,
+            id=event_id,
             stream=stream,
             log=placed.log,
             index=placed.first,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from base64 import urlsafe_b64encode
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET
@@ -114,7 +114,7 @@ class Clear(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
     id: str
     schema: str | None = None
     kind: Kind | None = None
-    occurred_at: datetime
+    occurred_at: Annotated[datetime, msgspec.Meta(tz=True)]
     action: str
     outcome: Outcome
     reason: str | None = None
@@ -496,7 +496,7 @@ class _Taking:
         """Tell whether the value at *path* leaves, and keep it if it is to be committed."""
         rule = self._rules[path]
         if rule.class_ is FieldClass.PUBLIC:
-            if path not in _NETTED or find_secret(path, value) is None:
+            if path not in NETTED or find_secret(path, value) is None:
                 return False
             # The net: better a value in the vault that might have been public than a
             # secret in a log that never forgets.
@@ -571,8 +571,11 @@ def _prints(value: Value, fingerprint: Callable[[str, object], str]) -> object:
     return fingerprint(value.path, secret)
 
 
-_NETTED = frozenset({"/reason", "/resource/id", "/resource/name", "/rationale"})
-"""Fixed fields that an application fills with whatever it has."""
+NETTED = frozenset({"/reason", "/resource/id", "/resource/name", "/rationale"})
+"""
+Fixed fields that an application fills with whatever it has: what looks like a secret there
+is personal, whatever the policy says.
+"""
 
 _CAUGHT = FieldRule(class_=FieldClass.PERSONAL, search="exact")
 

@@ -70,6 +70,10 @@ class Span:
         return self.least < last and first <= self.most
 
 
+NOTHING = Span(2**63 - 1, -(2**63))
+"""The span of no numbers: it meets no range, and changes no span that covers it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """
@@ -85,6 +89,7 @@ class Segment:
         counts: Per term of a field with few values: how often, and the place of one.
         lookups: Which lookups its vault file may hold; empty where there are none. It
             shrinks when values are forgotten, and so is no part of `index_hash`.
+        purged: How many of its tiles the file has only the hashes of, from the first on.
     """
 
     log: str
@@ -98,6 +103,7 @@ class Segment:
     filter: bytes
     counts: Mapping[int, tuple[int, int]]
     lookups: bytes = b""
+    purged: int = 0
 
     @property
     def index_hash(self) -> bytes:
@@ -115,6 +121,10 @@ class Segment:
         """Index of its first entry."""
         return self.number * SEGMENT
 
+    def tiles_before(self, index: int) -> int:
+        """Return how many of its tiles lie wholly before the entry at *index*."""
+        return min(max(index - self.first, 0) // TILE, TILE)
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -124,7 +134,8 @@ class Columns:
     Attributes:
         counts: How many terms each entry has.
         terms: Their terms, one entry after the other.
-        ids, traces: A fingerprint each; no traces where no entry has one.
+        ids, traces: A fingerprint each; no traces where no entry has one, and no ids
+            of entries that were purged.
     """
 
     counts: bytes
@@ -142,6 +153,11 @@ class Columns:
             array("I", [entry.id for entry in terms]),
             array("I", traces if any(traces) else ()),
         )
+
+    @classmethod
+    def purged(cls, entries: int) -> Columns:
+        """Return the columns of that many *entries* by which none of them is found."""
+        return cls(bytes(entries), array("q"), array("I"), array("I"))
 
     @classmethod
     def joined(cls, parts: Sequence[Columns]) -> Columns:
@@ -439,6 +455,21 @@ class Postings:
             start = end
         if start != len(page):
             raise Damaged(f"page of postings: found {len(page)} bytes, expected {start}")
+
+    @staticmethod
+    def after(pages: Iterable[bytes], first: int) -> dict[int, array[int]]:
+        """
+        Return the places from *first* on of each term of *pages* that has any.
+
+        Raises:
+            Damaged: One is no page.
+        """
+        places: dict[int, array[int]] = {}
+        for page in pages:
+            for term, where in Postings.read(page):
+                if kept := where[bisect_left(where, first) :]:
+                    places[term] = kept
+        return places
 
     @staticmethod
     def few(places: Mapping[int, array[int]]) -> dict[int, tuple[int, int]]:

@@ -11,11 +11,13 @@ One test suite, ``tests/stores/test_contract.py``, runs on every store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from indelible.entry import NO_PREVIOUS
+from indelible.errors import CallerError
 from indelible.merkle import Edge
+from indelible.segment import TILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +39,8 @@ class Head:
         last_leaf: Leaf hash of the last entry, or `NO_PREVIOUS`.
         recorded_at: Time of the last entry, microseconds since 1970.
         checkpoint: The signed note over exactly this size; empty before entry 0.
+        first: Index of the first entry that was not purged: a multiple of 256, which only
+            grows. Of those before, the hashes are all that is left.
     """
 
     log: str
@@ -45,6 +49,7 @@ class Head:
     last_leaf: bytes = NO_PREVIOUS
     recorded_at: int = 0
     checkpoint: bytes = b""
+    first: int = 0
 
     @property
     def size(self) -> int:
@@ -55,6 +60,21 @@ class Head:
     def stream(self) -> str:
         """The stream that this log, or the one it succeeds, belongs to."""
         return self.log.partition("~")[0]
+
+    def without(self, first: int) -> Head:
+        """
+        Return the head after the entries before *first* were purged.
+
+        Raises:
+            CallerError: *first* is no multiple of 256 after what was purged already and
+                within what the log holds.
+        """
+        if first % TILE or not self.first < first <= self.size:
+            raise CallerError(
+                f"purge of {self.log}: found entry {first}, expected a multiple of {TILE}"
+                f" from {self.first + TILE} to {self.size}"
+            )
+        return replace(self, first=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +168,8 @@ class Tile:
         leaves: Leaf hash of each, one after the other.
         root: What the store holds for the root of a complete tile, else nothing.
         columns: What the store finds them by, where it keeps that beside the tile.
+        purged: The entries are gone, and with them bodies and columns; a purged tile is a
+            complete one.
     """
 
     first: int
@@ -156,6 +178,7 @@ class Tile:
     leaves: bytes
     root: bytes | None
     columns: Columns | None
+    purged: bool = False
 
 
 class Transaction(Protocol):
@@ -190,7 +213,24 @@ class Transaction(Protocol):
         ...
 
     def register(self, segment: Segment) -> None:
-        """Let a closed *segment* take the place of the entries that it holds."""
+        """
+        Let a closed *segment* take the place of the entries that it holds.
+
+        One of which entries were purged takes the place of the one that it was built from.
+        """
+        ...
+
+    def purge(self, log: str, first: int) -> None:
+        """
+        Let the entries before *first* be gone, all but their hashes.
+
+        Nobody finds them any more. Files may still hold them: that these do not,
+        `Store.purge_segments` sees to.
+
+        Raises:
+            CallerError: *first* is no multiple of 256 after what was purged already and
+                within what the log holds.
+        """
         ...
 
 
@@ -221,6 +261,7 @@ class View(Protocol):
         Return the entries at *indexes*, in that order.
 
         Raises:
+            Purged: One of them is before the first that was not purged.
             Damaged: What is stored cannot be read; it names the segment or tile.
         """
         ...
@@ -326,6 +367,23 @@ class Store(Protocol):
 
         Nothing is registered here: the caller does it in a transaction, together
         with the custody entry that names the segment.
+        """
+        ...
+
+    def purge_segments(self) -> Iterator[Segment]:
+        """
+        Build each closed segment anew that holds entries that were purged, and yield it.
+
+        Nothing is registered here: the caller does it in a transaction, together with
+        the custody entry that names the segment. When there is no further one, nothing
+        of what was purged, nor of what the vault had of it, is in any file of the store,
+        and that survives a crash. No hash is lost, and no proof.
+
+        Raises:
+            StoreError: Some of it may be left, in the files or in what a crash or a reader
+                keeps of them; repeating it is safe.
+            Damaged: A segment's file is not the one that was closed. It stays as it is;
+                all others were purged.
         """
         ...
 

@@ -85,6 +85,10 @@ class Faulty:
         """Build segments."""
         return self.store.close_segments()
 
+    def purge_segments(self) -> Iterator[Segment]:
+        """Build segments without what was purged."""
+        return self.store.purge_segments()
+
     def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
         """Forget values."""
         self.store.forget(entries)

@@ -75,18 +75,21 @@ if TYPE_CHECKING:
     from indelible.box import Found
     from indelible.covers import Covers
     from indelible.event import Event
+    from indelible.evidence import EvidenceVerdict
     from indelible.facets import Facet
     from indelible.history import State
     from indelible.kek import KeyEncryption
     from indelible.keys import Signer
     from indelible.mark import Known
     from indelible.note import VerifierKey
-    from indelible.erasure import Done
     from indelible.plan import Plan
     from indelible.policies import Consent
     from indelible.proof import Proof
+    from indelible.removal import Done
+    from indelible.retention import Hold
     from indelible.store import Head, View
     from indelible.stores.sqlite import SqliteStore
+    from indelible.subject import Answer
     from indelible.vault import Opener
     from indelible.verdict import Verdict
 
@@ -307,6 +310,27 @@ class Trail:
         with self._reading() as view, self._opening(view, asked.to_text()) as opener:
             return facets(view, asked, fields=tuple(fields), top=top, opener=opener)
 
+    def subject(self, subject: str) -> Answer:
+        """
+        Return what is held about *subject*, and who has opened it; see `indelible.subject`.
+
+        Raises:
+            CallerError, Forbidden, KeyUnavailable, Damaged: As `indelible.subject.answer`.
+        """
+        from indelible.subject import answer, question  # noqa: PLC0415 - recording needs none
+
+        with self._reading() as view, self._opening(view, question(subject)) as opener:
+            return answer(
+                view,
+                self.vault,
+                self.policy,
+                opener,
+                subject,
+                trail=self.id,
+                origin=self.origin,
+                now=datetime.now(UTC),
+            )
+
     def prove(self, event_id: str) -> tuple[Item, Proof]:
         """
         Return an entry and the proof that the log's signed checkpoint covers it.
@@ -318,6 +342,33 @@ class Trail:
             with self._opening(view, f"id:{event_id}") as opener:
                 item = self._find(view, event_id, opener)
             return item, query.prove(view, item.log, item.index)
+
+    def disclose(
+        self, event_id: str, target: Path | str, *, paths: Sequence[str] | None = None
+    ) -> EvidenceVerdict:
+        """
+        Write evidence of an entry, with chosen values opened; see `indelible.evidence`.
+
+        That they were opened is recorded, with their paths, before they are written.
+
+        Args:
+            target: A folder that is missing or empty.
+            paths: Of the values; without it, all that the role sees.
+
+        Raises:
+            NotFound: There is no such entry.
+            Forbidden: The role does not see one of the values.
+            CallerError: One is not there, or *target* holds something.
+        """
+        from indelible.evidence import choose, write  # noqa: PLC0415 - recording needs none of it
+
+        asked = f"id:{event_id} {' '.join(['all'] if paths is None else paths)}"
+        with self._reading() as view:
+            with self._opening(view, asked) as opener:
+                chosen = choose(view, opener, self._find(view, event_id), paths)
+                opener.opened += bool(chosen.opened)
+            self._record_openings(final=True)
+            return write(view, chosen, Path(target))
 
     def follow(self, stream: str | None = None, *, poll: float = 0.2) -> Iterator[Item]:
         """
@@ -425,7 +476,13 @@ class Trail:
         return new.verifier
 
     def plan_erasure(
-        self, subject: str, *, basis: str, paths: Sequence[str] = (), requester: str = OWNER
+        self,
+        subject: str,
+        *,
+        basis: str,
+        paths: Sequence[str] = (),
+        requester: str = OWNER,
+        scan: bool = False,
     ) -> Plan:
         """
         Return the plan that erases what is held about *subject*; nothing changes.
@@ -437,7 +494,13 @@ class Trail:
 
         self._check_open()
         return plan_erasure(
-            self, subject, basis=basis, paths=paths, requester=requester, now=datetime.now(UTC)
+            self,
+            subject,
+            basis=basis,
+            paths=paths,
+            requester=requester,
+            scan=scan,
+            now=datetime.now(UTC),
         )
 
     def approve(self, plan: Plan) -> bytes:
@@ -460,6 +523,82 @@ class Trail:
         self._check_open()
         return carry_out(self, consent, datetime.now(UTC))
 
+    def hold(self, *, ground: str, subject: str | None = None, query: str | None = None) -> str:
+        """
+        Place a legal hold on what *subject* or *query* finds, or on everything; return its id.
+
+        Raises:
+            CallerError, KeyUnavailable: As `indelible.holds.add`.
+        """
+        from indelible import holds  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        now = datetime.now(UTC)
+        return holds.add(self, ground=ground, subject=subject, query=query, now=now)
+
+    def release(self, hold: str) -> None:
+        """
+        Release a legal hold.
+
+        Raises:
+            NotFound, CallerError: As `indelible.holds.release`.
+        """
+        from indelible import holds  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        holds.release(self, hold, now=datetime.now(UTC))
+
+    def holds(self) -> list[Hold]:
+        """Return every legal hold that was ever placed, the oldest first."""
+        from indelible import holds  # noqa: PLC0415 - recording needs none of it
+
+        with self._reading() as view:
+            return holds.read(view, self.vault, self.policy)
+
+    def plan_purge(self, *, requester: str = OWNER) -> Plan:
+        """
+        Return the plan that purges the values whose time is over; nothing changes.
+
+        Raises:
+            NotFound, KeyUnavailable: As `indelible.expiry.plan_expiry`.
+        """
+        from indelible.expiry import plan_expiry  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        return plan_expiry(self, datetime.now(UTC), requester=requester)
+
+    def purge(self, consent: Consent) -> Done:
+        """
+        Carry out the plan of a purge; see `indelible.expiry.carry_out`.
+
+        Raises:
+            NotApproved, StoreError: As there.
+        """
+        from indelible.expiry import carry_out  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        return carry_out(self, consent, datetime.now(UTC))
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """
+        Hold off other erasures and purges, which would bring back what this one takes.
+
+        Raises:
+            StoreError: The directory may not be written.
+        """
+        with system_errors(self.path):
+            descriptor = os.open(
+                self.path / "forget.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+            # A process that was forked meanwhile holds the descriptor, too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
     def forgotten(self) -> None:
         """Take note that values are gone: what was read about it before holds no more."""
         self._covers = None
@@ -478,6 +617,34 @@ class Trail:
         policies.change(self, policy, datetime.now(UTC), consent)
         self._recorder.policy = policy
 
+    def plan_policy(self, policy: Policy, *, requester: str = OWNER) -> Plan:
+        """Return the plan that puts the trail under *policy*, for people to approve."""
+        self._check_open()
+        return policies.plan_change(self, policy, datetime.now(UTC), requester=requester)
+
+    def rotate_vault(self, *, index: bool = False) -> int:
+        """
+        Give the vault a new version of its key, and destroy the old ones.
+
+        Args:
+            index: A new key for lookups instead; older ones stay for what was recorded.
+
+        Returns:
+            The version, or the number of the index key.
+
+        Raises:
+            KeyUnavailable: The old key is lost.
+            StoreError: It may be half done; repeat it.
+        """
+        self._check_open()
+        keyring = self.vault.keyring
+        number = keyring.rotate_index() if index else keyring.rotate()
+        event = self._custody.event("vault.rotate", kind="index" if index else "kek", number=number)
+        with self.store.write() as transaction:
+            target = head_of(transaction.heads(), CUSTODY)
+            append(transaction, target, [event], self.signer_of(target), time.time_ns() // 1_000)
+        return number
+
     def new_signer(self, log: str) -> Signer:
         """Make the key of a log that does not exist yet, in the place of one that nothing knows."""
         key = self._signers.make(log, f"{self.origin}/{log}")
@@ -492,10 +659,13 @@ class Trail:
         checkpoints: Iterable[bytes] = (),
         jobs: int = 1,
         deep: bool = False,
+        values: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verdict:
         """
-        Check every byte, link, node and signature; see `indelible.verify`.
+        Check every byte, link, node and signature, and account for every committed value.
+
+        See `indelible.verify` and `indelible.accounting`.
 
         Args:
             keys: Keys to trust instead of the pinned ones; a key's name is the
@@ -504,7 +674,8 @@ class Trail:
             jobs: Processes to verify closed segments in. With more than one, the
                 calling program must be importable, as `multiprocessing` demands.
             deep: Also build the indexes of closed segments anew and compare.
-            progress: Told entries done and entries in total.
+            values: Also account for the values in the vault.
+            progress: Told entries done and entries in total; of the logs, then of the values.
 
         Raises:
             CallerError: A key or a checkpoint is of no log of this trail.
@@ -522,6 +693,7 @@ class Trail:
             jobs=jobs,
             deep=deep,
             progress=progress,
+            vault=self.vault if values else None,
         )
         if verdict.passed:
             self._remember()
@@ -693,7 +865,12 @@ class Trail:
         The first opening of an hour is recorded at once, further ones with the next or
         when the trail is closed: so what follows the trail does not feed itself.
         """
-        opener = self.vault.opener(self.viewer, self.policy, partial(self._explain, view))
+        opener = self.vault.opener(
+            self.viewer,
+            self.policy,
+            partial(self._explain, view),
+            lambda: (version.policy for version in policies.versions(view)),
+        )
         yield opener
         if opener.opened:
             self._openings.add(opener.opened, asked)

@@ -3,7 +3,8 @@ Trust: what a whole trail is verified against, and the verdict that results.
 
 `indelible.verify` checks what it is given. Here is decided what that is for a
 trail in a directory: the keys that are pinned or given, and every tree that was
-seen before, in the mark, in the pins, in checkpoints kept elsewhere.
+seen before, in the mark, in the pins, in checkpoints kept elsewhere. Once the logs are
+verified, what they commit to is held against the vault.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from indelible.verdict import Finding, Level, Verdict, collecting
 from indelible.verify import Seen, first_of, verify_trail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from indelible.accounting import Accounts
     from indelible.note import VerifierKey
     from indelible.pins import Pins
     from indelible.store import Store
+    from indelible.vault import Vault
 
 
 def verify(
@@ -43,9 +46,13 @@ def verify(
     jobs: int,
     deep: bool,
     progress: Callable[[int, int], None] | None,
+    vault: Vault | None = None,
 ) -> Verdict:
     """
     Verify the trail at *path*, whose *store* is open; see `Trail.verify`.
+
+    Args:
+        vault: Whose values are accounted for, too.
 
     Raises:
         CallerError, VerificationError, StoreError: As `Trail.verify`.
@@ -65,7 +72,53 @@ def verify(
     if (finding := _verify_description(path, store)) is not None:
         findings = (*verdict.findings, finding)
         verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
-    return verdict
+    return verdict if vault is None else _accounted(verdict, store, vault, progress)
+
+
+def _accounted(
+    verdict: Verdict,
+    store: Store,
+    vault: Vault,
+    progress: Callable[[int, int], None] | None,
+) -> Verdict:
+    """Add to the *verdict* on the logs what became of the values that they commit to."""
+    from indelible.accounting import account  # noqa: PLC0415 - who verifies logs alone needs none
+
+    found: list[Finding] = []
+    with collecting(found, CUSTODY, "values"), store.read() as view:
+        accounts = account(view, vault, progress=progress)
+        found += _alarms(accounts)
+        verdict = replace(
+            verdict,
+            values={state.value: count for state, count in sorted(accounts.totals.items())},
+            does_not_show=(*verdict.does_not_show, *_limits(accounts)),
+        )
+    if not found:
+        return verdict
+    return replace(verdict, level=Level.TAMPERED, findings=(*verdict.findings, *found))
+
+
+def _alarms(accounts: Accounts) -> Iterator[Finding]:
+    for wrong in accounts.wrong:
+        log, _, index = wrong.entry.partition("#")
+        yield Finding(log=log, where=f"entry {index}", what=wrong.what)
+    for each in accounts.alarms:
+        where = f"entry {each.index} {each.path}"
+        yield Finding(log=each.log, where=where, what=f"{each.state}: {each.why}")
+    if more := accounts.alarm_count - len(accounts.alarms):
+        what = f"{more} more values are missing or were tampered with"
+        yield Finding(log=accounts.alarms[-1].log, where="values", what=what)
+    for part in accounts.unaccounted:
+        log, _, what = part.partition(": ")
+        yield Finding(log=log, where="values", what=what)
+
+
+def _limits(accounts: Accounts) -> Iterator[str]:
+    for key, count in accounts.unreadable.items():
+        yield f"{count} {'value' if count == 1 else 'values'}: what they are; {key}"
+    if alone := accounts.self_approved:
+        who = "1 erasure" if alone == 1 else f"{alone} erasures"
+        yield f"{who}: that anybody approved but the owner of the keys alone (self-approved)"
 
 
 def _verify_description(path: Path, store: Store) -> Finding | None:

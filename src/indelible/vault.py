@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64decode
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from indelible.access import MASK, MASKS, Viewer, pseudonym
+from indelible.access import MASK, MASKS, PSEUDONYM, Viewer, pseudonym
 from indelible.box import Box, Found, Row, ValueState, binding, enclose, look_into
-from indelible.errors import Damaged, KeyUnavailable
+from indelible.errors import Damaged, KeyUnavailable, VerificationError
 from indelible.keyring import networks_of
-from indelible.policy import FieldClass, Sight
-from indelible.seal import Sealed
+from indelible.policy import COMMITTED, FieldClass, Sight
+from indelible.seal import NETTED, Sealed
 from indelible.terms import Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from indelible.event import Event
     from indelible.keyring import DataKey, Keyring
-    from indelible.policy import Policy
+    from indelible.policy import FieldRule, Policy
     from indelible.seal import Clear, Value
 
 
 _json = msgspec.json.Encoder(decimal_format="string").encode
+
+_MOST_REMEMBERED = 65_536
 
 IDENTITIES = frozenset({"/actor/id", "/actor/name", "/resource/id", "/resource/name"})
 """Paths whose values tell people apart: a pseudonym can stand for them."""
@@ -85,20 +88,20 @@ class Vault:
             except KeyError:
                 groups[subject, class_] = [position]
             if rule.search is not None:
-                self._find_by(value, sealed, lookups)
+                lookups += self._numbers(value, sealed)
         keyring, disclosures = self.keyring, sealed.disclosures
         bound = self.binding(stream) + sealed.commitment
         boxes: list[Box] = []
+        # Of the keys themselves, not of the subjects: an index key may be rotated between.
+        owners: set[int] = set()
         for (subject, class_), positions in groups.items():
             key = keyring.data_key(subject, class_)
+            if key.lookup is not None:
+                owners.add(key.lookup)
             boxes.append(
                 enclose(len(boxes), positions, [disclosures[at] for at in positions], key, bound)
             )
-        lookups += [
-            keyring.lookup(Field.SUBJECT_LOOKUP, subject)
-            for subject in {subject for subject, _ in groups}
-            if subject is not None
-        ]
+        lookups += owners
         return Sealed(
             event=sealed.event,
             clear=sealed.clear,
@@ -107,23 +110,38 @@ class Vault:
             lookups=tuple(lookups),
         )
 
-    def _find_by(self, value: Value, sealed: Sealed, lookups: list[int]) -> None:
-        lookup = self.keyring.lookup
-        lookups += [
-            lookup(field, text)
-            for field, text in searched_by(value.path, value.value, sealed.actor, sealed.resource)
-        ]
+    def _numbers(self, value: Value, sealed: Sealed) -> tuple[int, ...]:
+        """Return the lookups of a searchable value; the same texts come again and again."""
+        text = value.value
+        if type(text) is not str:
+            return self._numbers_of(value, sealed)
+        remembered = self.keyring.remembered
+        # What the id of an actor or a resource is found by has its type in it.
+        clear = sealed.clear
+        kind = clear.actor.type if value.path == "/actor/id" else clear.resource.type
+        key = (value.path, text, value.rule.search, kind)
+        found = remembered.get(key)
+        if found is None:
+            if len(remembered) >= _MOST_REMEMBERED:
+                remembered.clear()
+            found = remembered[key] = self._numbers_of(value, sealed)
+        return found
+
+    def _numbers_of(self, value: Value, sealed: Sealed) -> tuple[int, ...]:
+        texts = searched_by(value.path, value.value, sealed.actor, sealed.resource)
         if value.rule.search == "prefix" and isinstance(value.value, str):
-            lookups += [
-                lookup(Field.VALUE_LOOKUP, f"{value.path}={network}")
+            texts += [
+                (Field.VALUE_LOOKUP, f"{value.path}={network}")
                 for network in networks_of(value.value)
             ]
+        return tuple([self.keyring.lookup(field, text) for field, text in texts])
 
     def opener(
         self,
         viewer: Viewer,
         policy: Policy,
         explain: Callable[[str, int, str], Found] | None = None,
+        policies: Callable[[], Iterable[Policy]] | None = None,
     ) -> Opener:
         """
         Return what opens entries for *viewer*.
@@ -132,8 +150,10 @@ class Vault:
             policy: The one in force: it says by what the viewer may search.
             explain: Told log, index and path of a value that is gone, says what became
                 of it.
+            policies: Returns all that entries may have been sealed under. Without it
+                nothing is taken for granted about them.
         """
-        return Opener(self, viewer, policy, explain)
+        return Opener(self, viewer, policy, explain, policies)
 
 
 def searched_by(
@@ -175,11 +195,13 @@ class Opener:
         viewer: Viewer,
         policy: Policy,
         explain: Callable[[str, int, str], Found] | None = None,
+        policies: Callable[[], Iterable[Policy]] | None = None,
     ) -> None:
         self.viewer = viewer
-        self._policy = policy
+        self._policy, self._policies = policy, policies
         self._vault, self._explain = vault, explain
         self._lost: str | None = None
+        self._rules: dict[str, list[FieldRule] | None] = {}
         self.opened = 0
 
     def keys(self, rows: Sequence[bytes]) -> dict[bytes, DataKey]:
@@ -239,7 +261,7 @@ class Opener:
             class_ = each.class_
             if state is ValueState.OPEN and class_ is not None and not self.viewer.sees(class_):
                 state = ValueState.WITHHELD
-                masks[path] = self._stand_in(path, each.value)
+                masks[path] = self._stand_in(path, each.value, clear)
             elif state is ValueState.OPEN:
                 values[path] = each.value
                 personal = personal or class_ in (FieldClass.PERSONAL, FieldClass.ACCOUNTABLE)
@@ -256,11 +278,15 @@ class Opener:
             self.opened += 1
         return clear.event(values, masks), states
 
-    def _stand_in(self, path: str, value: object) -> str:
+    def _stand_in(self, path: str, value: object, clear: Clear) -> str:
         if path not in IDENTITIES or self.viewer.case is None or not isinstance(value, str):
             return MASK
+        # Whoever is the actor here and the resource there is one and the same; an id says
+        # nothing of a name, nor of one that somebody of another type has.
+        _, part, name = path.split("/")
+        kind = clear.actor.type if part == "actor" else clear.resource.type
         secret = self._vault.keyring.secret("pseudonyms")
-        return pseudonym(secret, self.viewer.case, f"{path.split('/')[1]}\0{value}")
+        return pseudonym(secret, self.viewer.case, f"{name}\0{kind}\0{value}")
 
     def bound(self, log: str, clear: Clear) -> bytes:
         """Return what the boxes of an entry of *log* are bound to."""
@@ -284,32 +310,81 @@ class Opener:
             lookups |= self.lookups(Field.VALUE_LOOKUP, f"{path}={network}")
         return lookups
 
-    def check_may_find(self, field: str, path: str, kind: str) -> None:
+    def check_may_find(self, field: str, path: str, kind: str | None = None) -> None:
         """
-        Check that the viewer may search by the field at *path*; *kind* is the type it is of.
+        Check that the viewer may search by the field at *path*.
+
+        Args:
+            kind: The type that it is of, where the search says it.
 
         Raises:
             Forbidden: The role does not see such values.
         """
-        self.viewer.check_may_find(field, self._policy.field(path, kind, kind).class_)
+        if kind is not None:
+            self.viewer.check_may_find(field, self._policy.field(path, kind, kind).class_)
+            return
+        for class_ in sorted(self._policy.classes_of(path)):
+            self.viewer.check_may_find(field, class_)
 
-    def may_count(self, path: str) -> bool:
-        """Tell whether the viewer may tell values at *path* apart, at least as pseudonyms."""
-        classes = self._policy.classes_of(path)
-        return all(self.viewer.opens(class_) for class_ in classes)
+    def sight(self, path: str) -> Sight | None:
+        """
+        Return how the viewer sees all committed values at *path*, under whatever policy.
 
-    def stands_in(self, path: str, states: Mapping[str, ValueState]) -> bool:
-        """Tell whether a pseudonym stands for the value at *path* of an entry."""
+        That is in plain, masked by pseudonyms, or not at all; None where it is this for one
+        and that for another, so that each entry has to be opened to know. Of values that
+        are seen alike, the index may tell what it knows.
+        """
+        sights = {self._sight(path, class_) for class_ in COMMITTED}
+        if len(sights) > 1 and (rules := self._rules_of(path)) is not None:
+            classes = {rule.class_ for rule in rules}
+            if path in NETTED:
+                classes.add(FieldClass.PERSONAL)
+            if FieldClass.SECRET in classes:  # whose fingerprint is kept
+                classes.add(FieldClass.INTERNAL)
+            sights = {self._sight(path, each) for each in classes.intersection(COMMITTED)}
+            if not sights:  # nothing is committed there
+                return Sight.PLAIN
+        return sights.pop() if len(sights) == 1 else None
+
+    def is_searchable(self, path: str) -> bool:
+        """Tell whether every committed value at *path* can be found by the index."""
+        rules = self._rules_of(path)
+        if rules is None:
+            rules = self._policy.rules_of(path)
+        return all(rule.search or rule.class_ is FieldClass.PUBLIC for rule in rules)
+
+    def _sight(self, path: str, class_: FieldClass) -> Sight:
+        if self.viewer.sees(class_):
+            return Sight.PLAIN
+        if path in IDENTITIES and self.viewer.opens(class_):
+            return Sight.MASKED
+        return Sight.HIDE
+
+    def _rules_of(self, path: str) -> list[FieldRule] | None:
+        """Return how the field at *path* was ever classified; None where nobody knows."""
+        if path not in self._rules:
+            self._rules[path] = None
+            if self._policies is not None:
+                # Of a policy whose document is damaged, nobody knows.
+                with suppress(VerificationError):
+                    self._rules[path] = [
+                        rule for policy in self._policies() for rule in policy.rules_of(path)
+                    ]
+        return self._rules[path]
+
+    def stands_in(self, path: str, state: ValueState, shown: object) -> bool:
+        """Tell whether what is *shown* for a value at *path* is a pseudonym."""
         return (
             self.viewer.case is not None
             and path in IDENTITIES
-            and states.get(path) is ValueState.WITHHELD
-            and self.may_count(path)
+            and state is ValueState.WITHHELD
+            and isinstance(shown, str)
+            and shown.startswith(PSEUDONYM)
         )
 
     def is_pseudonym(self, identity: str) -> bool:
         """Tell whether *identity* is one that stands for another in the viewer's case."""
-        return self.viewer.case is not None and identity.startswith("p-")
+        return self.viewer.case is not None and identity.startswith(PSEUDONYM)
 
     def lookups(self, field: Field, text: str) -> frozenset[int]:
         """Return the numbers that *text* may be found by; none where the keyring is locked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from indelible.entry import time_to_text
 from indelible.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from indelible.note import VerifierKey
@@ -71,6 +71,9 @@ class LogVerdict:
         recorded_at: Time of its last entry, microseconds since 1970; None without one.
         key: The key that signed the checkpoint, when who may sign was known.
         anchored: Size up to which its entries are those of a tree kept elsewhere.
+        first: Index of the first entry that was not purged: of those before, the hashes
+            were verified.
+        purged_under: The policies that purged them, as custody entries say.
     """
 
     log: str
@@ -81,6 +84,8 @@ class LogVerdict:
     recorded_at: int | None
     key: VerifierKey | None
     anchored: int = 0
+    first: int = 0
+    purged_under: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,8 @@ class Verdict:
         entries, bytes: How many entries were hashed, and how many bytes they have.
         does_not_show: In sentences, what one might take this verdict for but may not.
         losses: In sentences, what a restored copy did not have, as custody declares.
+        values: How many committed values are in each state, by its name; empty where they
+            were not accounted for.
     """
 
     level: Level
@@ -101,6 +108,7 @@ class Verdict:
     bytes: int
     does_not_show: tuple[str, ...]
     losses: tuple[str, ...] = ()
+    values: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -163,11 +171,24 @@ def limits(logs: Sequence[LogVerdict], unchecked: Iterable[str] = ()) -> tuple[s
         else:
             continue
         said.setdefault(what, []).append(log.log)
-    return (*(f"{', '.join(names)}: {what}" for what, names in said.items()), *unchecked)
+    return (
+        *(f"{', '.join(names)}: {what}" for what, names in said.items()),
+        *(_what_was_purged(log) for log in logs if log.first),
+        *unchecked,
+    )
+
+
+def _what_was_purged(log: LogVerdict) -> str:
+    what = f"{log.log}: what its first {log.first} entries said"
+    if not log.purged_under:
+        return f"{what}; they are gone, and nothing here shows that this is rightly so"
+    return f"{what}; they were purged under policy {', '.join(log.purged_under)}"
 
 
 def _reach(log: LogVerdict) -> str:
     entries = f"{log.size} {'entry' if log.size == 1 else 'entries'}"
+    if log.first:
+        entries += f" (the first {log.first} purged)"
     if log.root is None or log.recorded_at is None:
         return f"{log.log}: {entries}"
     return f"{log.log}: {entries} up to {time_to_text(log.recorded_at)}, root {log.root.hex()}"

@@ -10,16 +10,18 @@ Verify: a whole trail, a log, a segment or a tile, offline; returns or raises.
     trail     its logs, and what the custody stream says of them      verify_trail
 
 Nothing that a store says of its tree is believed: all hashes are computed again
-from the entries, and what comes out must be what was signed. The first two raise
-at what does not hold; the last two go on, so that one damaged segment leaves the
-others provable, and return what they found as a `Verdict`.
+from the entries, and what comes out must be what was signed. Of entries that were
+purged the leaf hashes are all there is: these must lead to the same root, and a
+custody entry must say that it was done. The first two raise at what does not hold;
+the last two go on, so that one damaged segment leaves the others provable, and
+return what they found as a `Verdict`.
 """
 
 from __future__ import annotations
 
 from binascii import b2a_base64
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import pairwise
@@ -31,14 +33,16 @@ from indelible.checkpoint import Checkpoint, Rotation
 from indelible.entry import NO_PREVIOUS, microseconds, time_from_text, time_to_text
 from indelible.errors import (
     BrokenChain,
+    CallerError,
     Damaged,
     InvalidSignature,
     Malformed,
     Rollback,
+    StoreError,
     VerificationError,
 )
 from indelible.mark import Known
-from indelible.merkle import HASH_SIZE, node_hash, root_at, subtree_root
+from indelible.merkle import HASH_SIZE, Edge, node_hash, root_at, subtree_root
 from indelible.note import Note, parse_base64
 from indelible.policy import CUSTODY
 from indelible.seal import unseal
@@ -96,7 +100,8 @@ def verify_tile(tile: Tile) -> tuple[list[bytes], bytes | None, int]:
     """
     Hash every byte of *tile*, every link between its entries, and its root.
 
-    Whether `Tile.previous` is the leaf hash of the entry before is for the caller.
+    Whether `Tile.previous` is the leaf hash of the entry before is for the caller; so is
+    whether a purged one, of which only the root can be checked, was rightly purged.
 
     Returns:
         The leaf hash of each entry, the root of a complete tile, and how many bytes
@@ -107,6 +112,8 @@ def verify_tile(tile: Tile) -> tuple[list[bytes], bytes | None, int]:
             names the entry or the tile.
     """
     first, count = tile.first, len(tile.bodies)
+    if tile.purged:
+        return _verify_purged(tile)
     if len(tile.leaves) != count * HASH_SIZE or not 1 <= count <= TILE:
         raise Damaged(
             f"tile of entry {first}: found {count} bodies and {len(tile.leaves)} bytes of leaves"
@@ -132,6 +139,22 @@ def verify_tile(tile: Tile) -> tuple[list[bytes], bytes | None, int]:
     if tile.root not in {None, root}:
         raise Damaged(f"tile of entries {first} to {first + TILE - 1}: has not the recorded root")
     return leaves, root, sum(map(len, inputs)) - count
+
+
+def _verify_purged(tile: Tile) -> tuple[list[bytes], bytes, int]:
+    leaves = _hashes(tile.leaves)
+    if len(tile.leaves) != TILE * HASH_SIZE or tile.bodies:
+        raise Damaged(
+            f"purged tile of entry {tile.first}: found {len(tile.bodies)} bodies and"
+            f" {len(tile.leaves)} bytes of leaves, expected none and {TILE * HASH_SIZE}"
+        )
+    root = subtree_root(leaves)
+    if tile.root != root:
+        raise Damaged(
+            f"purged tile of entries {tile.first} to {tile.first + TILE - 1}:"
+            " has not the recorded root"
+        )
+    return leaves, root, 0
 
 
 def verify_times(bodies: Sequence[bytes]) -> tuple[bytes, bytes]:
@@ -184,7 +207,12 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A closed segment, as entry *index* of the custody stream names it."""
+    """
+    A closed segment, as entry *index* of the custody stream names it.
+
+    Attributes:
+        purged: It is one that was built anew, without entries that were purged.
+    """
 
     index: int
     log: str
@@ -192,6 +220,30 @@ class Named:
     root: bytes
     file_hash: str
     index_hash: str
+    purged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purge:
+    """
+    What entry *index* of the custody stream says was purged of *log*.
+
+    Attributes:
+        count: How many entries, those before *first*.
+        root: Of the tree over all that is gone since the log began.
+        policy: Label of the policy that was in force.
+    """
+
+    index: int
+    log: str
+    first: int
+    count: int
+    root: bytes
+    policy: str
+
+
+Statement = Seen | Named | Loss | Purge
+"""What an entry of the custody stream says of other logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +255,9 @@ class Part:
         previous: Leaf hash that its first entry names as the one before.
         roots: Roots of its complete tiles.
         rest: Leaf hashes after these.
-        recorded: Times of the first and the last entry, as text.
+        recorded: Times of the first and the last entry, as text; none where all of them
+            were purged.
+        entries, bytes: How many entries were hashed, and how many bytes they have.
         statements: What it says of other logs, where it is of the custody stream.
     """
 
@@ -212,10 +266,10 @@ class Part:
     roots: tuple[bytes, ...]
     rest: tuple[bytes, ...]
     last_leaf: bytes
-    recorded: tuple[bytes, bytes]
+    recorded: tuple[bytes, bytes] | None
     entries: int
     bytes: int
-    statements: tuple[Seen | Named | Loss, ...]
+    statements: tuple[Statement, ...]
 
 
 def verify_segment(view: View, log: str, number: int) -> Part:
@@ -229,23 +283,24 @@ def verify_segment(view: View, log: str, number: int) -> Part:
         BrokenChain: A tile names another predecessor than the last entry before it.
         Malformed: An entry has not the form of one.
     """
-    start = number * SEGMENT
-    expected = min(SEGMENT, view.heads()[log].size - start)
+    start, head = number * SEGMENT, view.heads()[log]
+    expected = min(SEGMENT, head.size - start)
     custody = _is_custody(log)
     roots: list[bytes] = []
     rest: tuple[bytes, ...] = ()
-    statements: list[Seen | Named | Loss] = []
-    previous = last_leaf = recorded = None
-    done = size = 0
+    statements: list[Statement] = []
+    previous = last_leaf = None
+    recorded: tuple[bytes, bytes] | None = None
+    done = hashed = size = 0
     for tile in view.tiles(log, start, start + expected):
         if tile.first != start + done or rest:
             raise Damaged(f"tile of entry {start + done}: found entry {tile.first}")
+        if tile.purged != (tile.first < head.first):
+            raise Damaged(f"tile of entry {tile.first}: purged are those before {head.first}")
         leaves, root, length = verify_tile(tile)
-        times = verify_times(tile.bodies)
         if last_leaf is not None and tile.previous != last_leaf:
             raise BrokenChain(f"entry {tile.first}: does not name the entry before it")
-        if recorded is not None and times[0] < recorded[1]:
-            raise Damaged(f"entry {tile.first}: recorded before the entry in front of it")
+        recorded = _recorded_until(tile, recorded)
         if tile.columns is not None:
             verify_offered(view, log, tile)
         if custody:
@@ -255,9 +310,9 @@ def verify_segment(view: View, log: str, number: int) -> Part:
         else:
             roots.append(root)
         previous = tile.previous if previous is None else previous
-        recorded = (times[0] if recorded is None else recorded[0], times[1])
         last_leaf, done, size = leaves[-1], done + len(leaves), size + length
-    if done != expected or previous is None or last_leaf is None or recorded is None:
+        hashed += len(tile.bodies)
+    if done != expected or previous is None or last_leaf is None:
         raise Damaged(f"found {done} entries, expected {expected}")
     closed = view.segments(log)
     if number < len(closed) and (number, subtree_root(roots)) != (
@@ -272,10 +327,22 @@ def verify_segment(view: View, log: str, number: int) -> Part:
         rest=rest,
         last_leaf=last_leaf,
         recorded=recorded,
-        entries=done,
+        entries=hashed,
         bytes=size,
         statements=tuple(statements),
     )
+
+
+def _recorded_until(tile: Tile, recorded: tuple[bytes, bytes] | None) -> tuple[bytes, bytes] | None:
+    """Return the first and the last time up to *tile*, given those of the tiles before it."""
+    if tile.purged:
+        return recorded
+    first, last = verify_times(tile.bodies)
+    if recorded is None:
+        return first, last
+    if first < recorded[1]:
+        raise Damaged(f"entry {tile.first}: recorded before the entry in front of it")
+    return recorded[0], last
 
 
 def verify_offered(view: View, log: str, tile: Tile) -> None:
@@ -351,13 +418,22 @@ class _Succeeded(msgspec.Struct):
     known: _Tree
 
 
+class _Purged(msgspec.Struct):
+    log: str
+    first: Annotated[int, msgspec.Meta(ge=0)]
+    count: int
+    roots: tuple[str, ...]
+    policy: str
+
+
 _NAMING_TREES = frozenset({"trail.start", "trail.heads", "trail.stop"})
-_NAMING_SEGMENT = "segment.close"
+_NAMING_SEGMENT = frozenset({"segment.close", "segment.purge"})
 _NAMING_LOSS = "log.succeed"
+_NAMING_PURGE = "log.purge"
 _MARKERS = (b'"action":"trail.', b'"action":"segment.', b'"action":"log.')
 
 
-def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
+def _statements(tile: Tile) -> Iterator[Statement]:
     """Yield what entries of the custody stream say about logs."""
     for index, body in enumerate(tile.bodies, tile.first):
         if not any(marker in body for marker in _MARKERS):
@@ -369,7 +445,7 @@ def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
                     root = parse_base64(tree.root, what=f"root of {log}")
                     where = f"tree named by custody entry {index}"
                     yield Seen(log=log, where=where, tree=Known(tree.size, root))
-            elif event.action == _NAMING_SEGMENT:
+            elif event.action in _NAMING_SEGMENT:
                 said = msgspec.convert(event.data, _Closed)
                 yield Named(
                     index=index,
@@ -378,12 +454,31 @@ def _statements(tile: Tile) -> Iterator[Seen | Named | Loss]:
                     root=parse_base64(said.root, what="root"),
                     file_hash=said.file_hash,
                     index_hash=said.index_hash,
+                    purged=event.action == "segment.purge",
                 )
             elif event.action == _NAMING_LOSS:
                 lost = msgspec.convert(event.data, _Succeeded)
                 yield Loss(log=lost.predecessor, first=lost.size, last=lost.known.size)
-        except msgspec.ValidationError as error:
+            elif event.action == _NAMING_PURGE:
+                yield from _purge(index, msgspec.convert(event.data, _Purged))
+        except (msgspec.ValidationError, CallerError) as error:
             raise Malformed(f"entry {index}: {event.action}: {error}") from error
+
+
+def _purge(index: int, said: _Purged) -> Iterator[Purge | Seen]:
+    """Yield what a custody entry says was purged, and the tree that the log must begin with."""
+    roots = tuple(parse_base64(root, what=f"root of {said.log}") for root in said.roots)
+    root = Edge(size=said.first, hashes=roots).root
+    yield Purge(
+        index=index,
+        log=said.log,
+        first=said.first,
+        count=said.count,
+        root=root,
+        policy=said.policy,
+    )
+    where = f"purged tree named by custody entry {index}"
+    yield Seen(log=said.log, where=where, tree=Known(said.first, root))
 
 
 # ---- A log ----
@@ -580,6 +675,7 @@ def verify_log(
         recorded_at=head.recorded_at if head.size else None,
         key=signer,
         anchored=anchored,
+        first=head.first,
     )
     return verdict, findings
 
@@ -596,7 +692,7 @@ def _verify_joints(log: str, parts: Sequence[Part | Finding]) -> Iterator[Findin
         where = f"entry {after.number * SEGMENT}"
         if after.previous != before.last_leaf:
             yield Finding(log=log, where=where, what="does not name the entry before it")
-        if after.recorded[0] < before.recorded[1]:
+        if before.recorded and after.recorded and after.recorded[0] < before.recorded[1]:
             yield Finding(log=log, where=where, what="recorded before the entry in front of it")
 
 
@@ -663,7 +759,7 @@ def _verify_head(head: Head, root: bytes | None, parts: Sequence[Part | Finding]
     elif isinstance(last := parts[-1], Part):
         if head.last_leaf != last.last_leaf:
             raise Damaged("its last leaf hash is not that of the last entry")
-        if time_to_text(head.recorded_at).encode() != last.recorded[1]:
+        if last.recorded and time_to_text(head.recorded_at).encode() != last.recorded[1]:
             raise Damaged("its time is not that of the last entry")
 
 
@@ -693,18 +789,21 @@ def verify_trail(
         progress: Told how many entries of how many are done.
 
     Raises:
-        StoreError: The store cannot be read now.
+        StoreError: The store cannot be read now, or entries were purged meanwhile.
     """
     with closing(open_store()) as store, store.read() as view:
         heads = view.heads()
         check = None if check_file is None else partial(check_file, deep=deep)
         parts, findings = _examine_all(view, _Workers(open_store, check, jobs), progress)
         seen, named, losses = list(known), list[Named](), list[str]()
+        purges: dict[str, list[Purge]] = {log: [] for log in heads}
         for said in (said for log in parts for part in parts[log] for said in _said(part)):
             if isinstance(said, Seen):
                 seen.append(said)
             elif isinstance(said, Named):
                 named.append(said)
+            elif isinstance(said, Purge):
+                purges.setdefault(said.log, []).append(said)
             else:
                 losses.append(str(said))
         verdicts = []
@@ -716,8 +815,10 @@ def verify_trail(
                 known=[each for each in seen if each.log == log],
                 parts=parts[log],
             )
-            verdicts.append(verdict)
+            policies = dict.fromkeys(each.policy for each in purges[log])
+            verdicts.append(replace(verdict, purged_under=tuple(policies)))
             findings += found
+            findings += _verify_purges(head, purges[log], readable=_is_custody_readable(parts))
         for log in dict.fromkeys([*keys, *(each.log for each in seen)]):
             if log not in heads:
                 what = "is pinned or was signed, but is not here"
@@ -725,6 +826,8 @@ def verify_trail(
         if any(head.stream == CUSTODY for head in heads.values()):
             findings += _verify_manifest(view, parts, named)
         closed = any(view.segments(log) for log in heads)
+        if findings:
+            _verify_nothing_purged_since(view, store)
     whole = [part for each in parts.values() for part in each if isinstance(part, Part)]
     level = Level.weakest(verdict.level for verdict in verdicts)
     return Verdict(
@@ -747,31 +850,78 @@ _INDEXES_UNCHECKED = (
 )
 
 
-def _said(part: Part | Finding) -> Sequence[Seen | Named | Loss]:
+def _said(part: Part | Finding) -> Sequence[Statement]:
     return part.statements if isinstance(part, Part) else ()
 
 
+def _is_custody_readable(parts: Mapping[str, Sequence[Part | Finding]]) -> bool:
+    """Tell whether no statement can stand in what cannot be read of the custody stream."""
+    return all(isinstance(part, Part) for log in parts if _is_custody(log) for part in parts[log])
+
+
+def _verify_purges(head: Head, purges: Sequence[Purge], *, readable: bool) -> Iterator[Finding]:
+    """Yield where what is gone of a log is not what custody entries say was purged."""
+    declared = 0
+    for said in purges:
+        where = f"purge named by custody entry {said.index}"
+        if said.first - said.count != declared or said.count <= 0:
+            what = f"says that {said.count} entries went before {said.first}, but {declared} had"
+            yield Finding(log=head.log, where=where, what=what)
+        declared = max(declared, said.first)
+    if head.first < declared:
+        what = f"entries from {head.first} to {declared - 1} were purged, but are here again"
+        yield Finding(log=head.log, where="purge", what=what)
+    if head.first and _is_custody(head.log):
+        what = f"its first {head.first} entries are gone, but custody is never purged"
+        yield Finding(log=head.log, where="purge", what=what)
+    elif head.first > declared and readable:
+        what = f"entries {declared} to {head.first - 1} are gone without an entry that says so"
+        yield Finding(log=head.log, where="purge", what=what)
+
+
+def _verify_nothing_purged_since(view: View, store: Store) -> None:
+    # What is found may be files that were rightly removed while they were read.
+    with store.read() as later:
+        if _purged_of(later) != _purged_of(view):
+            raise StoreError("store: entries were purged while it was verified; verify it again")
+
+
+def _purged_of(view: View) -> dict[str, tuple[int, int]]:
+    """Return of each log how many entries were purged, and how many tiles of closed segments."""
+    return {
+        log: (head.first, sum(segment.purged for segment in view.segments(log)))
+        for log, head in view.heads().items()
+    }
+
+
 def _verify_manifest(
-    view: View, parts: Mapping[str, Sequence[Part | Finding]], named: Iterable[Named]
+    view: View, parts: Mapping[str, Sequence[Part | Finding]], named: Sequence[Named]
 ) -> Iterator[Finding]:
     """Yield which closed segments are not those that the custody stream names."""
     manifest = {(log, each.number): each for log in parts for each in view.segments(log)}
-    unnamed = dict(manifest)
-    for said in named:
-        unnamed.pop((said.log, said.number), None)
-        segment = manifest.get((said.log, said.number))
+    heads, unnamed = view.heads(), dict(manifest)
+    # One that was built anew for a purge is named anew, and so is its file.
+    last = {(said.log, said.number): at for at, said in enumerate(named) if said.purged}
+    for at, said in enumerate(named):
+        place = (said.log, said.number)
+        unnamed.pop(place, None)
+        segment = manifest.get(place)
         if segment is None:
             what = f"custody entry {said.index} says it was closed, but it is not here"
-        elif (segment.root, segment.file_hash.hex()) != (said.root, said.file_hash):
+        elif segment.root != said.root:
+            what = f"is not the one that custody entry {said.index} says was closed"
+        elif said.purged and heads[said.log].first <= segment.first:
+            what = f"custody entry {said.index} says it was purged, but nothing of it was"
+        elif at < last.get(place, 0):
+            continue
+        elif segment.file_hash.hex() != said.file_hash:
             what = f"is not the one that custody entry {said.index} says was closed"
         elif segment.index_hash.hex() != said.index_hash:
             what = f"is skipped by other terms or times than custody entry {said.index} says"
         else:
             continue
         yield Finding(log=said.log, where=_name(said.log, said.number), what=what)
-    # A statement may stand in what cannot be read of the custody stream.
-    readable = (isinstance(part, Part) for log in parts if _is_custody(log) for part in parts[log])
-    if all(readable):
+    if _is_custody_readable(parts):
         for log, number in unnamed:
             what = "no custody entry says that it was closed"
             yield Finding(log=log, where=_name(log, number), what=what)

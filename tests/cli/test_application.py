@@ -148,7 +148,7 @@ def test_no_directory_at_all_is_the_callers_error(shell: Shell, args: tuple[str,
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (KeyError("a\x1b"), "KeyError", "a defect of indelible, please report it: KeyError: 'a"),
+        (KeyError("a\x1b"), "KeyError", "a defect of indelible, please report it: KeyError ("),
         (OSError(28, "No space left", "f\x1b"), "OSError", r"f\x1b: No space left"),
         (WriteUncertain("look first"), "WriteUncertain", "look first"),
         (Damaged("entry 7"), "Damaged", "entry 7"),

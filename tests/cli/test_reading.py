@@ -22,7 +22,16 @@ def test_a_search_answers_the_exact_events(shell: Shell, trail: Path) -> None:
     newest, oldest = answer.json["items"]
 
     assert (0, "") == (answer.code, answer.stderr)
-    assert ["log", "stream", "index", "leaf_hash", "recorded_at", "event"] == list(newest)
+    assert [
+        "log",
+        "stream",
+        "index",
+        "leaf_hash",
+        "recorded_at",
+        "event",
+        "sealed",
+        "values",
+    ] == list(newest)
     assert [1, 0] == [newest["index"], oldest["index"]]
     assert {"status": {"old": "draft", "new": "paid"}} == oldest["event"]["changes"]
     assert answer.json["cursor"] is None
@@ -201,6 +210,7 @@ def test_facets_count_what_matches(shell: Shell, trail: Path) -> None:
         "counts": [{"value": "success", "count": 2}],
         "distinct": 1,
         "total": 2,
+        "withheld": 0,
     } == counted["outcome"]
     assert 2 == counted["actor"]["distinct"]
     assert 2 == shell("facets", trail, "--field", "colour").code

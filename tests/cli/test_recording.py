@@ -128,8 +128,8 @@ def test_what_is_given_is_what_is_recorded(shell: Shell, trail: Path) -> None:
     ("args", "message"),
     [
         (("--data", "{"), "--data: found"),
-        (("--data", "[1]"), "--data: found [1], expected a JSON object"),
-        (("--data", '{"a": 1, "a": 2}'), "--data: found 'the key twice"),
+        (("--data", "[1]"), "--data: found a list, expected a JSON object"),
+        (("--data", '{"a": 1, "a": 2}'), "--data: found the key twice"),
         (("--data", '{"a": NaN}'), "data.a: found nan"),
         (("--change", "status", "draft"), "--change: found 2 values, expected FIELD OLD NEW"),
         (("--change=status", "draft"), "--change: found 2 values"),

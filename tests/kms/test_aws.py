@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +26,6 @@ from indelible.kms.aws import WAITING_DAYS, AwsKms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
     from pathlib import Path
 
     from indelible.kek import KeyEncryption
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 KEK = bytes(range(32))
 OTHER = bytes(range(32, 64))
 REGION = "eu-central-1"
+
+Boto = Any
+"""Whatever is boto3's, which has no types."""
 
 AWAY = EndpointConnectionError(endpoint_url="https://kms.example.com")
 LOST = ReadTimeoutError(endpoint_url="https://kms.example.com")
@@ -58,7 +60,7 @@ class Faulty:
 
     def __init__(
         self,
-        client: Any,  # noqa: ANN401 - boto3 has no types
+        client: Boto,
         operation: str,
         error: Exception | None = None,
         *,
@@ -69,25 +71,28 @@ class Faulty:
         self._client, self._operation, self._error = client, operation, error
         self._persists, self._left, self._meanwhile = persists, spared, meanwhile
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - boto3 has no types
+    def __getattr__(self, name: str) -> Boto:
         call = getattr(self._client, name)
         if name != self._operation:
             return call
 
-        def fail(**request: Any) -> Any:  # noqa: ANN401 - boto3 has no types
+        def fail(**request: Any) -> Boto:
             self._left -= 1
             if self._left != -1:
                 return call(**request)
             self._meanwhile()
-            answer = call(**request) if self._persists or not self._error else None
-            if self._error:
-                raise self._error
-            return answer
+            if self._error is None:
+                return call(**request)
+            if self._persists:
+                # What AWS refuses is lost as well.
+                with suppress(ClientError):
+                    call(**request)
+            raise self._error
 
         return fail
 
 
-def faulty(client: Any, *operation: Any, **how: Any) -> KmsClient:  # noqa: ANN401
+def faulty(client: Boto, *operation: Any, **how: Any) -> KmsClient:
     """Return a client one of whose calls fails."""
     return cast("KmsClient", Faulty(client, *operation, **how))
 
@@ -120,12 +125,11 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def client(endpoint: str) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def client(endpoint: str) -> Iterator[Boto]:
     """Return boto3's own client, to look at what was done."""
-    with closing(
-        boto3.session.Session().client("kms", region_name=REGION, endpoint_url=endpoint)
-    ) as client:
+    session = boto3.session.Session("alice", "open sesame", region_name=REGION)
+    with closing(session.client("kms", endpoint_url=endpoint)) as client:
         yield client
 
 
@@ -136,17 +140,22 @@ def alias(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def keeper(client: Any, alias: str) -> AwsKms:  # noqa: ANN401 - boto3 has no types
+def keeper(client: Boto, alias: str) -> AwsKms:
     """Return a keeper that has no key yet."""
     return AwsKms(client, alias)
 
 
-def keys(client: Any, alias: str, version: int = 1) -> list[str]:  # noqa: ANN401
-    """Return the states of all keys that were made for a version."""
-    ids = [key["KeyId"] for key in client.list_keys(Limit=1000)["Keys"]]
-    found = [client.describe_key(KeyId=each)["KeyMetadata"] for each in ids]
-    description = f"Indelible, {alias}: wraps version {version} of a vault's key"
-    return sorted(key["KeyState"] for key in found if description == key["Description"])
+@pytest.fixture
+def states(client: Boto) -> Callable[[], list[str]]:
+    """Return what tells the states of all keys that a test has made."""
+
+    def ids() -> set[str]:
+        return {key["KeyId"] for key in client.list_keys(Limit=1000)["Keys"]}
+
+    before = ids()
+    return lambda: sorted(
+        client.describe_key(KeyId=each)["KeyMetadata"]["KeyState"] for each in ids() - before
+    )
 
 
 @contextmanager
@@ -193,9 +202,7 @@ def test_another_process_unwraps_with_the_same_alias(
 
 
 def test_a_version_has_an_alias_and_a_context(
-    keeper: AwsKms,
-    client: Any,
-    alias: str,  # noqa: ANN401 - boto3 has no types
+    keeper: AwsKms, client: Boto, alias: str, states: Callable[[], list[str]]
 ) -> None:
     """An operator finds each key by its name, and AWS's own trail shows what it was used for."""
     wrapped = keeper.wrap(KEK, 2)
@@ -207,10 +214,10 @@ def test_a_version_has_an_alias_and_a_context(
     )
 
     assert KEK == answer["Plaintext"]
-    assert ["Enabled"] == keys(client, alias, 2)
+    assert ["Enabled"] == states()
 
 
-def test_a_wrapped_key_belongs_to_its_version(keeper: AwsKms, client: Any) -> None:  # noqa: ANN401
+def test_a_wrapped_key_belongs_to_its_version(keeper: AwsKms, client: Boto) -> None:
     """A key that is put in the place of another version's, or was not bound to one, is refused."""
     first = keeper.wrap(KEK, 1)
     second = keeper.wrap(OTHER, 2)
@@ -220,11 +227,11 @@ def test_a_wrapped_key_belongs_to_its_version(keeper: AwsKms, client: Any) -> No
     unbound = client.encrypt(KeyId=key, Plaintext=KEK)["CiphertextBlob"]
 
     for wrapped in (first, unbound, second[:-1], b"x" * 100):
-        with pytest.raises(KeyUnavailable, match="^vault key version 2: AWS KMS: "):
+        with pytest.raises(KeyUnavailable, match=r"^vault key version 2: AWS KMS: "):
             keeper.unwrap(wrapped, 2)
 
 
-def test_what_aws_unwraps_must_be_a_key(keeper: AwsKms, client: Any, alias: str) -> None:  # noqa: ANN401
+def test_what_aws_unwraps_must_be_a_key(keeper: AwsKms, client: Boto, alias: str) -> None:
     """Whoever may encrypt under the key cannot make a vault use a short one."""
     keeper.wrap(KEK, 1)
     short = client.encrypt(
@@ -245,18 +252,18 @@ def test_a_version_that_never_was_is_named(keeper: AwsKms, alias: str) -> None:
         keeper.unwrap(b"x" * 100, 3)
 
 
-def test_a_destroyed_version_is_refused(keeper: AwsKms, client: Any, alias: str) -> None:  # noqa: ANN401
+def test_a_destroyed_version_is_refused(keeper: AwsKms, states: Callable[[], list[str]]) -> None:
     """From the call on nothing is unwrapped or wrapped, and AWS destroys it after seven days."""
     wrapped, second = keeper.wrap(KEK, 1), keeper.wrap(OTHER, 2)
 
     keeper.destroy(1)
 
-    with pytest.raises(KeyUnavailable, match="^vault key version 1: .*about to destroy"):
+    with pytest.raises(KeyUnavailable, match=r"^vault key version 1: .*about to destroy"):
         keeper.unwrap(wrapped, 1)
-    with pytest.raises(KeyUnavailable, match="^vault key version 1: .*about to destroy"):
+    with pytest.raises(KeyUnavailable, match=r"^vault key version 1: .*about to destroy"):
         keeper.wrap(KEK, 1)
     assert OTHER == keeper.unwrap(second, 2)
-    assert ["PendingDeletion"] == keys(client, alias, 1)
+    assert ["Enabled", "PendingDeletion"] == states()
     assert WAITING_DAYS == 7
 
 
@@ -304,16 +311,17 @@ def test_a_keeper_is_usable_from_several_threads(keeper: AwsKms) -> None:
 @pytest.mark.parametrize("operation", ["describe_key", "create_key", "create_alias", "encrypt"])
 @pytest.mark.parametrize(("error", "persists"), [(AWAY, False), (LOST, False), (LOST, True)])
 def test_wrapping_is_repeated_until_it_is_done(
-    client: Any,  # noqa: ANN401 - boto3 has no types
+    client: Boto,
     alias: str,
     operation: str,
     error: Exception,
     persists: bool,
+    states: Callable[[], list[str]],
 ) -> None:
     """Whether or not the call behind a lost answer happened, the version gets one key."""
     keeper = AwsKms(faulty(client, operation, error, persists=persists), alias)
 
-    with pytest.raises(StoreError, match="^vault key version 1: AWS KMS is away"):
+    with pytest.raises(StoreError, match=r"^vault key version 1: AWS KMS is away"):
         keeper.wrap(KEK, 1)
     wrapped = keeper.wrap(KEK, 1)
 
@@ -322,13 +330,13 @@ def test_wrapping_is_repeated_until_it_is_done(
     unnamed = (operation == "create_key" and persists) or (
         operation == "create_alias" and not persists
     )
-    assert ["Enabled"] * (1 + unnamed) == keys(client, alias)
+    assert ["Enabled"] * (1 + unnamed) == states()
 
 
 @pytest.mark.parametrize("operation", ["describe_key", "decrypt"])
 @pytest.mark.parametrize(("error", "persists"), [(AWAY, False), (LOST, True)])
 def test_unwrapping_is_repeated_until_it_is_done(
-    client: Any,  # noqa: ANN401 - boto3 has no types
+    client: Boto,
     keeper: AwsKms,
     alias: str,
     operation: str,
@@ -339,7 +347,7 @@ def test_unwrapping_is_repeated_until_it_is_done(
     wrapped = keeper.wrap(KEK, 1)
     unsure = AwsKms(faulty(client, operation, error, persists=persists), alias)
 
-    with pytest.raises(StoreError, match="^vault key version 1: AWS KMS is away"):
+    with pytest.raises(StoreError, match=r"^vault key version 1: AWS KMS is away"):
         unsure.unwrap(wrapped, 1)
 
     assert KEK == unsure.unwrap(wrapped, 1)
@@ -348,28 +356,27 @@ def test_unwrapping_is_repeated_until_it_is_done(
 @pytest.mark.parametrize("operation", ["describe_key", "schedule_key_deletion"])
 @pytest.mark.parametrize(("error", "persists"), [(AWAY, False), (LOST, False), (LOST, True)])
 def test_destroying_is_repeated_until_it_is_done(
-    client: Any,  # noqa: ANN401 - boto3 has no types
+    client: Boto,
     keeper: AwsKms,
     alias: str,
     operation: str,
     error: Exception,
     persists: bool,
+    states: Callable[[], list[str]],
 ) -> None:
     """Whether or not the call behind a lost answer happened, the key is destroyed in the end."""
     keeper.wrap(KEK, 1)
     unsure = AwsKms(faulty(client, operation, error, persists=persists), alias)
 
-    with pytest.raises(StoreError, match="^vault key version 1: AWS KMS is away"):
+    with pytest.raises(StoreError, match=r"^vault key version 1: AWS KMS is away"):
         unsure.destroy(1)
     unsure.destroy(1)
 
-    assert ["PendingDeletion"] == keys(client, alias)
+    assert ["PendingDeletion"] == states()
 
 
 def test_who_comes_second_uses_the_key_of_the_first(
-    client: Any,
-    keeper: AwsKms,
-    alias: str,  # noqa: ANN401 - boto3 has no types
+    client: Boto, keeper: AwsKms, alias: str, states: Callable[[], list[str]]
 ) -> None:
     """Two processes that make a version at once end up with one key; the other is destroyed."""
     theirs = list[bytes]()
@@ -382,10 +389,12 @@ def test_who_comes_second_uses_the_key_of_the_first(
 
     assert KEK == keeper.unwrap(ours, 1)
     assert OTHER == second.unwrap(theirs[0], 1)
-    assert ["Enabled", "PendingDeletion"] == keys(client, alias)
+    assert ["Enabled", "PendingDeletion"] == states()
 
 
-def test_an_alias_that_a_repeated_request_finds_is_our_own(client: Any, alias: str) -> None:  # noqa: ANN401
+def test_an_alias_that_a_repeated_request_finds_is_our_own(
+    client: Boto, alias: str, states: Callable[[], list[str]]
+) -> None:
     """boto3 repeats what got no answer; a key is not destroyed because it has its name already."""
     exists = refusal("AlreadyExistsException")
     keeper = AwsKms(faulty(client, "create_alias", exists, persists=True), alias)
@@ -393,10 +402,12 @@ def test_an_alias_that_a_repeated_request_finds_is_our_own(client: Any, alias: s
     wrapped = keeper.wrap(KEK, 1)
 
     assert KEK == keeper.unwrap(wrapped, 1)
-    assert ["Enabled"] == keys(client, alias)
+    assert ["Enabled"] == states()
 
 
-def test_an_alias_that_is_not_shown_yet_is_waited_for(client: Any, alias: str) -> None:  # noqa: ANN401
+def test_an_alias_that_is_not_shown_yet_is_waited_for(
+    client: Boto, alias: str, states: Callable[[], list[str]]
+) -> None:
     """AWS may take a moment to show what was made; the next try takes it."""
     unseen = refusal("NotFoundException")
     keeper = AwsKms(faulty(client, "describe_key", unseen, spared=1), alias)
@@ -405,13 +416,11 @@ def test_an_alias_that_is_not_shown_yet_is_waited_for(client: Any, alias: str) -
         keeper.wrap(KEK, 1)
 
     assert KEK == keeper.unwrap(keeper.wrap(KEK, 1), 1)
-    assert ["Enabled"] == keys(client, alias)
+    assert ["Enabled"] == states()
 
 
 def test_a_key_that_a_repeated_request_destroyed_is_destroyed(
-    client: Any,
-    keeper: AwsKms,
-    alias: str,  # noqa: ANN401 - boto3 has no types
+    client: Boto, keeper: AwsKms, alias: str, states: Callable[[], list[str]]
 ) -> None:
     """What AWS refuses because it is done already is done."""
     keeper.wrap(KEK, 1)
@@ -419,13 +428,11 @@ def test_a_key_that_a_repeated_request_destroyed_is_destroyed(
 
     AwsKms(faulty(client, "schedule_key_deletion", state, persists=True), alias).destroy(1)
 
-    assert ["PendingDeletion"] == keys(client, alias)
+    assert ["PendingDeletion"] == states()
 
 
 def test_a_key_that_cannot_be_destroyed_is_not_taken_for_destroyed(
-    client: Any,
-    keeper: AwsKms,
-    alias: str,  # noqa: ANN401 - boto3 has no types
+    client: Boto, keeper: AwsKms, alias: str, states: Callable[[], list[str]]
 ) -> None:
     """What AWS refuses for another state is told."""
     keeper.wrap(KEK, 1)
@@ -434,7 +441,7 @@ def test_a_key_that_cannot_be_destroyed_is_not_taken_for_destroyed(
     with pytest.raises(KeyUnavailable, match="found a key in the state Enabled"):
         AwsKms(faulty(client, "schedule_key_deletion", state), alias).destroy(1)
 
-    assert ["Enabled"] == keys(client, alias)
+    assert ["Enabled"] == states()
 
 
 @pytest.mark.parametrize(
@@ -460,7 +467,7 @@ def test_a_key_that_cannot_be_destroyed_is_not_taken_for_destroyed(
     ],
 )
 def test_an_error_says_whose_turn_it_is(
-    client: Any,  # noqa: ANN401 - boto3 has no types
+    client: Boto,
     keeper: AwsKms,
     alias: str,
     error: Exception,
@@ -469,7 +476,7 @@ def test_an_error_says_whose_turn_it_is(
     """What AWS refuses is for somebody to change; what it could not do is for another try."""
     wrapped = keeper.wrap(KEK, 1)
 
-    with pytest.raises(kind, match="^vault key version 1: AWS KMS") as caught:
+    with pytest.raises(kind, match=r"^vault key version 1: AWS KMS") as caught:
         AwsKms(faulty(client, "decrypt", error), alias).unwrap(wrapped, 1)
 
     assert error is caught.value.__cause__
@@ -481,20 +488,22 @@ def test_a_server_that_is_away_is_told_apart(alias: str) -> None:
         taken.bind(("127.0.0.1", 0))
         keeper = AwsKms.connect(alias, REGION, f"http://127.0.0.1:{taken.getsockname()[1]}")
 
-        with pytest.raises(StoreError, match="^vault key version 1: AWS KMS is away"):
+        with pytest.raises(StoreError, match=r"^vault key version 1: AWS KMS is away"):
             keeper.unwrap(b"x" * 100, 1)
 
 
 @pytest.mark.parametrize(
     ("status", "body"), [(200, b"<html>"), (500, b"<html>"), (503, b"{}"), (200, b"")]
 )
-def test_an_answer_that_is_not_from_aws_opens_nothing(alias: str, status: int, body: bytes) -> None:
+def test_an_answer_that_is_not_from_aws_destroys_nothing(
+    alias: str, status: int, body: bytes
+) -> None:
     """What a proxy in between says is no answer."""
     with answering(status, body) as endpoint:
         keeper = AwsKms.connect(alias, REGION, endpoint)
 
-        with pytest.raises((StoreError, KeyUnavailable), match="^vault key version 1: "):
-            keeper.unwrap(b"x" * 100, 1)
+        with pytest.raises(StoreError, match=r"^vault key version 1: AWS KMS"):
+            keeper.destroy(1)
 
 
 # ---- Connecting ----
@@ -507,7 +516,7 @@ def test_without_credentials_nothing_is_opened(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     keeper = AwsKms.connect(alias, REGION, endpoint)
 
-    with pytest.raises(KeyUnavailable, match="^vault key version 1: AWS KMS: Unable to locate"):
+    with pytest.raises(KeyUnavailable, match=r"^vault key version 1: AWS KMS: Unable to locate"):
         keeper.unwrap(b"x" * 100, 1)
 
 
@@ -526,9 +535,9 @@ def test_where_it_is_must_be_said(
 @pytest.mark.parametrize(
     "name", ["", "alias/shop", "aws/shop", "a b", "shop:1", "x" * 201, "shop\n"]
 )
-def test_an_alias_is_one_that_aws_takes(client: Any, name: str) -> None:  # noqa: ANN401
+def test_an_alias_is_one_that_aws_takes(client: Boto, name: str) -> None:
     """A name that AWS would refuse, or keeps for itself, is refused at once."""
-    with pytest.raises(CallerError, match="^alias: found"):
+    with pytest.raises(CallerError, match=r"^alias: found"):
         AwsKms(client, name)
 
 

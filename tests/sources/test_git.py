@@ -445,7 +445,7 @@ def test_an_import_that_is_given_up_leaves_no_process(repository: Repository) ->
 @pytest.mark.parametrize(
     ("tokens", "error"),
     [
-        ([b"nonsense"], "found b'nonsense', expected a commit or a file"),
+        ([b"nonsense"], "found 8 bytes of something else, expected a commit or a file"),
         ([b":100644 100644 a b M", b"path"], "expected a commit or a file"),
         ([b"a" * 40, b""], "ends in the middle of a commit"),
         ([b"a" * 40, *[b""] * 8, b":100644 100644 1 2 M"], "ends in the middle of a commit"),

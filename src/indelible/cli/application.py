@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from indelible.cli import keeping, output, proving, reading, recording
+from indelible.cli import (
+    accounting,
+    forgetting,
+    governing,
+    keeping,
+    output,
+    privacy,
+    proving,
+    reading,
+    recording,
+)
 from indelible.errors import CallerError, IndelibleError
 
 if TYPE_CHECKING:
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
 FINDING = 1
 USAGE = 2
 
-_GROUPS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
+_GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = {
     "Record": (
         ("init", recording.init),
         ("record", recording.record),
@@ -40,16 +50,31 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
         ("show", reading.show),
         ("history", reading.history),
         ("facets", reading.facets),
+        ("subject", privacy.subject),
         ("tail", reading.tail),
         ("stats", reading.stats),
     ),
     "Prove": (
         ("verify", proving.verify),
+        ("accounting", accounting.accounting),
+        ("scan", privacy.scan),
         ("prove", proving.prove),
         ("verify-proof", proving.verify_proof),
+        ("verify-evidence", proving.verify_evidence),
         ("checkpoint", proving.checkpoint),
         ("key", proving.key),
         ("export", proving.export),
+    ),
+    "Forget": (
+        ("erase", forgetting.erase),
+        ("approve", forgetting.approve),
+        ("person-key", forgetting.person_key),
+        ("purge", forgetting.purge),
+        ("hold", forgetting.hold),
+    ),
+    "Govern": (
+        ("policy", governing.policy),
+        ("vault", governing.vault),
     ),
     "Keep": (
         ("rotate-key", keeping.rotate_key),
@@ -115,7 +140,8 @@ def _judged(error: Exception) -> tuple[int, str, str]:
         return FINDING, kind, f"{where}{error.strerror or error}"
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"
-    return FINDING, kind, f"a defect of indelible, please report it: {kind}: {error} ({where})"
+    # What the error says itself may hold a value, and this is to be pasted into a report.
+    return FINDING, kind, f"a defect of indelible, please report it: {kind} ({where})"
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - called by Typer
@@ -158,11 +184,14 @@ def _build() -> typer.Typer:
     )
     built.callback()(_root)
     for name, command in _commands():
-        built.command(name)(command)
+        if isinstance(command, typer.Typer):
+            built.add_typer(command, name=name)
+        else:
+            built.command(name)(command)
     return built
 
 
-def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
+def _commands() -> Iterator[tuple[str, Callable[..., None] | typer.Typer]]:
     for commands in _GROUPS.values():
         yield from commands
 

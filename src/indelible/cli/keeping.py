@@ -45,7 +45,9 @@ def backup(
     without_keys: Annotated[
         bool,
         typer.Option(
-            "--without-keys", help="Leave the signing keys out: the copy can be read and verified."
+            "--without-keys",
+            help="Leave signing keys and keyring out: the copy can be verified, and restored"
+            " beside them.",
         ),
     ] = False,
     json: Json = False,
@@ -53,8 +55,8 @@ def backup(
     """
     Copy a trail as it is now, while others write.
 
-    The signing keys that lie in the trail are copied, too: who has such a copy can
-    sign.
+    The signing keys that lie in the trail, and the keyring, are copied, too: who has such
+    a copy can sign, and read what is erased later. Keep it for a short time.
     """
     path, target = trail_and(directory, out, "OUT")
     with open_trail(path, mode="r") as trail:
@@ -75,6 +77,14 @@ def restore(
         str | None,
         typer.Option(metavar="DIR", help="Where the signing keys are, if not in the backup."),
     ] = None,
+    keyring: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The newest copy of keyring.db. By default that of the trail in place, if there"
+            " is one, else the backup's.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """
@@ -82,14 +92,15 @@ def restore(
 
     What was signed after the backup was made is lost, if it is not in the backup;
     each log that lost something goes on as a successor, which says so. A trail that
-    is in place is moved aside, never deleted.
+    is in place is moved aside, never deleted. What was erased since stays erased, as far
+    as the newest keyring knows of it.
     """
     from indelible import backup as backup_  # noqa: PLC0415 - only for this command
 
     target = trail_of(directory)
     if target.exists() and not target.is_dir():
         raise CallerError(f"{target}: found a file, expected a directory or nothing")
-    lost = backup_.restore(source, target, keys=keys)
+    lost = backup_.restore(source, target, keys=keys, keyring=keyring)
     if json:
         ranges = {log: {"first": first, "last": last - 1} for log, (first, last) in lost.items()}
         output.print_json({"path": str(target), "lost": ranges})

@@ -1,8 +1,9 @@
-"""Commands for whoever does not trust us: verify, prove, verify-proof, checkpoint, key, export."""
+"""Commands for whoever does not trust us: verify, prove and what they read, key, export."""
 
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,18 +13,32 @@ import typer
 from indelible import query
 from indelible.checkpoint import Checkpoint
 from indelible.cli import output
-from indelible.cli.arguments import Directory, Id, Json, Stream, trail_and, trail_of
+from indelible.cli.arguments import (
+    As,
+    Directory,
+    Id,
+    Json,
+    Purpose,
+    Stream,
+    trail_and,
+    trail_of,
+)
 from indelible.cli.reading import find
 from indelible.entry import Entry, time_to_text
-from indelible.errors import CallerError, Malformed
+from indelible.errors import CallerError, KeyUnavailable, Malformed, NotFound
 from indelible.note import Note, VerifierKey
+from indelible.plan import text_of
+from indelible.policy import OWNER
 from indelible.proof import Proof
 from indelible.trail import open as open_trail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from indelible.cli.output import Advance
+    from indelible.evidence import EvidenceVerdict
+    from indelible.store import View
+    from indelible.trail import Trail
     from indelible.verdict import Verdict
 
 _MAX_FILE = 2**21
@@ -53,12 +68,16 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also compare the indexes with the entries.")
     ] = False,
+    log_only: Annotated[
+        bool, typer.Option("--log-only", help="Leave out what became of the values in the vault.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """
     Verify a trail or an exported log; print the verdict.
 
-    Every byte, link, tree and signature is checked. The verdict is witnessed,
+    Every byte, link, tree and signature is checked, and of a trail that each value
+    it commits to is there or was rightly removed. The verdict is witnessed,
     anchored or signed, which pass; or unauthenticated, where neither a pinned nor a
     given key says who may sign; or tampered. The exit code is 0 only if it passes
     and nothing was found.
@@ -71,7 +90,9 @@ def verify(
         if not (path / "trail.json").exists() and (path / "checkpoint").exists():
             verdict = _verify_export(path, keys, notes)
         else:
-            verdict = _verify_trail(path, keys, notes, jobs=jobs, deep=deep, advance=advance)
+            verdict = _verify_trail(
+                path, keys, notes, jobs=jobs, deep=deep, values=not log_only, advance=advance
+            )
     seconds = monotonic() - started
     if json:
         output.print_json(_verdict_json(verdict, seconds))
@@ -88,11 +109,17 @@ def _verify_trail(
     *,
     jobs: int,
     deep: bool,
+    values: bool,
     advance: Advance | None,
 ) -> Verdict:
     with open_trail(path, mode="r") as trail:
         return trail.verify(
-            keys=keys, checkpoints=notes.values(), jobs=jobs, deep=deep, progress=advance
+            keys=keys,
+            checkpoints=notes.values(),
+            jobs=jobs,
+            deep=deep,
+            values=values,
+            progress=advance,
         )
 
 
@@ -135,6 +162,7 @@ def _verdict_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
         "reaches": verdict.reaches,
         "does_not_show": verdict.does_not_show,
         "losses": verdict.losses,
+        "values": verdict.values,
         "findings": [
             {"log": finding.log, "where": finding.where, "what": finding.what}
             for finding in verdict.findings
@@ -149,6 +177,11 @@ def _verdict_fields(verdict: Verdict, seconds: float) -> list[tuple[str, str]]:
         *(("finding", str(finding)) for finding in verdict.findings),
         *(("lost", text) for text in verdict.losses),
         ("verified", f"{verdict.entries:,} entries, {verdict.bytes:,} bytes{rate}"),
+        *(
+            [("values", ", ".join(f"{count:,} {state}" for state, count in verdict.values.items()))]
+            if verdict.values
+            else []
+        ),
         *(("reaches to", text) for text in verdict.reaches),
         *(("does not show", text) for text in verdict.does_not_show),
     ]
@@ -158,10 +191,23 @@ def prove(
     *,
     out: Annotated[
         str,
-        typer.Option(metavar="PREFIX", help="Writes PREFIX.entry and PREFIX.tlog-proof."),
+        typer.Option(
+            metavar="OUT",
+            help="Writes OUT.entry and OUT.tlog-proof; with --disclose, the folder OUT.",
+        ),
     ],
     directory: Directory = None,
     event_id: Id = None,
+    disclose: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Open this value, such as /client/ip, for whoever gets the evidence; or all"
+            " that the role sees. May be given several times.",
+        ),
+    ] = None,
+    as_: As = OWNER,
+    purpose: Purpose = None,
     json: Json = False,
 ) -> None:
     """
@@ -169,8 +215,15 @@ def prove(
 
     With the verifier key, which must come to the verifier on another way, these two
     files are all that verify-proof needs. Files that are there are not overwritten.
+
+    With --disclose, write a folder of evidence: also the values at these paths, and
+    what became of the others, with proof where they were erased. verify-evidence
+    reads it. That values were opened is recorded.
     """
     path, wanted = trail_and(directory, event_id, "ID")
+    if disclose:
+        _disclose(path, wanted, Path(out), disclose, role=as_, purpose=purpose, json=json)
+        return
     targets = Path(f"{out}.entry"), Path(f"{out}.tlog-proof")
     for target in targets:
         if target.exists():
@@ -212,6 +265,155 @@ def prove(
             ("verify with", command),
         ]
     )
+
+
+def _disclose(
+    path: Path,
+    wanted: str,
+    target: Path,
+    disclose: Sequence[str],
+    *,
+    role: str,
+    purpose: str | None,
+    json: bool,
+) -> None:
+    paths = None if _ALL in disclose else disclose
+    with open_trail(path, mode="r", role=role, purpose=purpose) as trail:
+        with trail.store.read() as view:
+            event_id = wanted if "#" not in wanted else _id_at(view, wanted)
+        verdict = trail.disclose(event_id, target, paths=paths)
+        logs = {verdict.log, *(each.entry.partition("#")[0] for each in verdict.removals)}
+        keys = [text for log in sorted(logs) for text in _verifier_texts(trail, log)]
+    if json:
+        output.print_json({"folder": str(target), "keys": keys, **_evidence_json(verdict)})
+        return
+    command = " ".join([f"indelible verify-evidence {target}", *(f"--key '{k}'" for k in keys)])
+    output.print_fields(
+        [
+            ("folder", str(target)),
+            *_evidence_fields(verdict),
+            *(("key", text) for text in keys),
+            ("verify with", command),
+        ]
+    )
+
+
+_ALL = "all"
+
+
+def _verifier_texts(trail: Trail, log: str) -> Iterator[str]:
+    # A copy of a trail without its keys, on a machine without its pins, has none to tell.
+    with suppress(KeyUnavailable):
+        verifier = trail.verifier_key(log.partition("~")[0])
+        if not verifier.name.endswith(f"/{log}"):
+            verifier = trail.signer(log).verifier
+        yield verifier.to_text()
+
+
+def verify_evidence(
+    *,
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Folder that prove --disclose has written.")
+    ],
+    key: Annotated[
+        list[str],
+        typer.Option(
+            metavar="VKEY",
+            help="Verifier key, from somebody you trust: of the log, and of the custody log.",
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """
+    Verify evidence of an entry and of its values; no trail is needed.
+
+    Prints what is proven of each value: what it is, or which erasure or purge it is
+    gone by and who approved that. What is only said, and not proven, is told apart.
+    The exit code is 1 if the evidence does not hold, or a removal is not proven.
+    """
+    from indelible import evidence  # noqa: PLC0415 - only for this command
+
+    verdict = evidence.verify(Path(folder), [_key(text) for text in key])
+    if json:
+        output.print_json(_evidence_json(verdict))
+    else:
+        output.print_fields(
+            [
+                ("proven", f"{verdict.checkpoint.origin} holds entry {verdict.entry.index}"),
+                ("checkpoint", f"size {verdict.checkpoint.size}"),
+                ("signed by", verdict.key.to_text()),
+                *output.entry_fields(verdict.entry),
+                *_evidence_fields(verdict),
+            ]
+        )
+    if any(each.state == evidence.UNPROVEN for each in verdict.values):
+        raise typer.Exit(1)
+
+
+def _evidence_json(verdict: EvidenceVerdict) -> dict[str, Any]:
+    checkpoint = verdict.checkpoint
+    return {
+        "origin": checkpoint.origin,
+        "index": verdict.entry.index,
+        "size": checkpoint.size,
+        "root": b64encode(checkpoint.root).decode("ascii"),
+        "key": verdict.key.to_text(),
+        "leaf_hash": verdict.entry.leaf_hash.hex(),
+        "recorded_at": time_to_text(verdict.entry.recorded_at),
+        "event": output.raw_json(verdict.entry.event),
+        "values": [
+            {
+                "path": each.path,
+                "state": each.state,
+                "proven": each.proven,
+                **({"value": each.value} if each.proven and not each.why else {"why": each.why}),
+            }
+            for each in verdict.values
+        ],
+        "removals": [
+            {
+                "entry": each.entry,
+                "state": each.state.value,
+                "began_at": text_of(each.began_at),
+                "basis": each.basis,
+                "requester": each.requester,
+                "policy": each.policy,
+                "approved_by": each.approved_by,
+                "self_approved": each.self_approved,
+            }
+            for each in verdict.removals
+        ],
+        "does_not_show": verdict.does_not_show,
+    }
+
+
+def _evidence_fields(verdict: EvidenceVerdict) -> Iterator[tuple[str, str]]:
+    from indelible.evidence import UNPROVEN  # noqa: PLC0415 - only for evidence
+
+    for each in verdict.values:
+        if each.proven and not each.why:
+            yield each.path, output.value_text(each.value)
+        else:
+            said = (
+                each.state if each.proven or each.state == UNPROVEN else f"{each.state}, not proven"
+            )
+            yield each.path, f"{said}: {each.why}"
+    for removal in verdict.removals:
+        who = ", ".join(removal.approved_by) or "nobody, as the policy allows"
+        alone = " (self-approved)" if removal.self_approved else ""
+        text = f"{removal.state}; basis {removal.basis}; approved by {who}{alone}"
+        yield removal.entry, f"{text}; under policy {removal.policy}"
+    for text in verdict.does_not_show:
+        yield "does not show", text
+
+
+def _id_at(view: View, wanted: str) -> str:
+    log, _, number = wanted.rpartition("#")
+    head = view.heads().get(log)
+    if head is None or not (number.isascii() and number.isdigit() and int(number) < head.size):
+        raise NotFound(f"entry: no entry {wanted!r}")
+    (item,) = query.items(view, log, [int(number)])
+    return item.event.id
 
 
 def verify_proof(

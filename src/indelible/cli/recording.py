@@ -198,7 +198,7 @@ def _changes(gathered: Sequence[str]) -> dict[str, tuple[str, str]]:
         try:
             field, old, new = msgspec.json.decode(text, type=tuple[str, str, str])
         except msgspec.MsgspecError:
-            raise CallerError(f"{_CHANGE}: found {text!r}, expected FIELD OLD NEW") from None
+            raise CallerError(f"{_CHANGE}: found something else, expected FIELD OLD NEW") from None
         if field in changes:
             raise CallerError(f"{_CHANGE}: found the field {field!r} twice")
         changes[field] = (old, new)
@@ -211,7 +211,7 @@ def _data(text: str) -> dict[str, Any]:
     try:
         return decode_object(text.encode("utf-8", "surrogateescape"))
     except InvalidEvent as error:
-        raise InvalidEvent("--data", error.found, error.expected) from None
+        raise error.under("--data") from None
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:

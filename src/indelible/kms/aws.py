@@ -115,8 +115,9 @@ class AwsKms:
                 BotoCoreError,
             )
         except ModuleNotFoundError as error:
+            name = (error.name or "").partition(".")[0]
             raise CallerError(
-                f"AWS KMS needs {error.name}, which is not installed: pip install 'indelible[kms]'"
+                f"AWS KMS needs {name}, which is not installed: pip install 'indelible[kms]'"
             ) from None
         try:
             client = Session().client(
@@ -140,6 +141,7 @@ class AwsKms:
         answer = self._ask(
             self._client.encrypt,
             version,
+            "CiphertextBlob",
             KeyId=keeper,
             Plaintext=key,
             EncryptionContext=_context(version),
@@ -157,6 +159,7 @@ class AwsKms:
         answer = self._ask(
             self._client.decrypt,
             version,
+            "Plaintext",
             # Named, so that no other key that these credentials may use is tried.
             KeyId=keeper,
             CiphertextBlob=wrapped,
@@ -172,6 +175,7 @@ class AwsKms:
         scheduled = self._ask(
             self._client.schedule_key_deletion,
             version,
+            "KeyId",
             unless="KMSInvalidStateException",
             KeyId=key["KeyId"],
             PendingWindowInDays=WAITING_DAYS,
@@ -199,6 +203,7 @@ class AwsKms:
         made = self._ask(
             self._client.create_key,
             version,
+            "KeyMetadata",
             Description=f"Indelible, {self._alias}: wraps version {version} of a vault's key",
         )["KeyMetadata"]["KeyId"]
         # Crash here: a key without an alias, which has wrapped nothing and which nothing
@@ -206,6 +211,7 @@ class AwsKms:
         self._ask(
             self._client.create_alias,
             version,
+            "ResponseMetadata",
             unless="AlreadyExistsException",
             AliasName=self._name(version),
             TargetKeyId=made,
@@ -218,6 +224,7 @@ class AwsKms:
             self._ask(
                 self._client.schedule_key_deletion,
                 version,
+                "KeyId",
                 KeyId=made,
                 PendingWindowInDays=WAITING_DAYS,
             )
@@ -228,6 +235,7 @@ class AwsKms:
         answer = self._ask(
             self._client.describe_key,
             version,
+            "KeyMetadata",
             unless="NotFoundException",
             KeyId=self._name(version),
         )
@@ -242,12 +250,16 @@ class AwsKms:
         self,
         call: Callable[..., Mapping[str, Any]],
         version: int,
+        expected: str,
         *,
         unless: str | None = None,
         **request: Any,
     ) -> Mapping[str, Any]:
         """
         Return the answer of AWS; an empty one where it refuses with the code *unless*.
+
+        Args:
+            expected: What is in every answer of AWS to this, if not in that of a proxy.
 
         Raises:
             KeyUnavailable: AWS refuses, or nobody is logged in.
@@ -264,7 +276,7 @@ class AwsKms:
         )
 
         try:
-            return call(**request)
+            answer = call(**request)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -277,6 +289,11 @@ class AwsKms:
             raise StoreError(f"{named(version)}: AWS KMS is away: {error}") from error
         except BotoCoreError as error:
             raise KeyUnavailable(f"{named(version)}: AWS KMS: {error}") from error
+        if expected not in answer:
+            raise StoreError(
+                f"{named(version)}: AWS KMS is away: found an answer without {expected}"
+            )
+        return answer
 
 
 def _context(version: int) -> dict[str, str]:

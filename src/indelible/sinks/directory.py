@@ -7,6 +7,7 @@ Directory sink: a log as static files that any C2SP tool can fetch and verify.
     tile/0/000              256 leaf hashes; tile/1/… the roots of 256 such tiles
     tile/entries/000        the entries whose hashes stand in tile/0/000
     tile/0/001.p/17         the last tile, not full yet
+    minimum-index           the first entry that was not purged, if any were: no bundles before
     rotation/0              the log's rotation notes, if its key ever changed
 
 A new directory appears whole under its name or not at all. `indelible.directory`
@@ -20,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from indelible.checkpoint import Checkpoint
+from indelible.directory import MINIMUM_INDEX
 from indelible.durable import replace_file, sync_directory, sync_file, sync_tree
 from indelible.entry import assemble
 from indelible.errors import CallerError, Damaged, Rollback, StoreError
@@ -101,7 +103,7 @@ class _Export:
 
     def __init__(self, view: View, log: str, checkpoint: Checkpoint) -> None:
         self._view, self._log, self._checkpoint = view, log, checkpoint
-        self._note = view.heads()[log].checkpoint
+        self._note, self._first = view.heads()[log].checkpoint, view.heads()[log].first
 
     def create(self, target: Path) -> None:
         aside = target.with_name(f".{target.name}.partial")
@@ -136,8 +138,10 @@ class _Export:
         # Crash before this line: tiles beyond the old checkpoint, which verification
         # names; the next export writes them again.
         replace_file(target / "checkpoint", self._note, 0o644)
-        # Crash here: smaller partial tiles remain, which verification knows.
+        # Crash here: smaller partial tiles remain, and bundles of purged entries, which
+        # verification knows; the next export removes them.
         self._remove_outgrown(target)
+        self._remove_purged(target)
 
     def _verify_beginning(self, before: Checkpoint) -> None:
         """
@@ -166,7 +170,8 @@ class _Export:
         for tile in self._view.tiles(self._log, first * TILE_WIDTH, size):
             rest, root, _ = verify_tile(tile)
             n, width = tile.first // TILE_WIDTH, len(rest)
-            yield entries_path(n, width), encode_bundle(_entries(tile))
+            if not tile.purged:
+                yield entries_path(n, width), encode_bundle(_entries(tile))
             yield tile_path(0, n, width), tile.leaves
             if root is not None:
                 roots.append(root)
@@ -183,6 +188,8 @@ class _Export:
                 yield tile_path(level, n, width), b"".join(row[start : start + width])
         for number, note in enumerate(self._view.rotations(self._log)):
             yield f"rotation/{number}", note
+        if self._first:
+            yield MINIMUM_INDEX, b"%d\n" % self._first
 
     def _remove_outgrown(self, target: Path) -> None:
         """Remove the partial tiles of when the log was smaller."""
@@ -197,6 +204,16 @@ class _Export:
         for folder in (target / "tile").rglob("*.p"):
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+    def _remove_purged(self, target: Path) -> None:
+        """Remove the bundles of entries that were purged since they were exported."""
+        last = start = self._first // TILE_WIDTH
+        while start and (target / entries_path(start - 1)).exists():
+            start -= 1
+        # Crash between two of them: those that remain end where the next export begins
+        # to look for them.
+        for n in range(start, last):
+            (target / entries_path(n)).unlink()
 
 
 def _entries(tile: Tile) -> list[bytes]:

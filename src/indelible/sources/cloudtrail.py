@@ -527,7 +527,7 @@ def _clean(value: Any, path: tuple[str, ...], notes: dict[str, list[Any]]) -> An
     """Return *value* without credentials and without what no text may hold."""
     if len(path) > MAX_NESTING:
         raise InvalidEvent(
-            ".".join(path[:4]), "a deeper value", f"nesting of at most {MAX_NESTING}"
+            ".".join(path[:4]), None, f"nesting of at most {MAX_NESTING}", said="a deeper value"
         )
     if isinstance(value, str):
         if _UNSAFE.search(value):

@@ -205,7 +205,9 @@ def parse_log(tokens: Iterable[bytes]) -> Iterator[Commit]:
                 yield _counted(commit, numbers)
             commit, numbers = _header(token, stream), {}
         elif token:
-            raise CallerError(f"git log: found {token[:40]!r}, expected a commit or a file")
+            raise CallerError(
+                f"git log: found {len(token)} bytes of something else, expected a commit or a file"
+            )
     if commit is not None:
         yield _counted(commit, numbers)
 
@@ -356,7 +358,7 @@ def _time(name: str, seconds: str) -> datetime:
     try:
         return datetime.fromtimestamp(int(seconds), UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise InvalidEvent(name, seconds, expected) from error
+        raise InvalidEvent(name, seconds, expected, said=repr(seconds)) from error
 
 
 def _commit_event(commit: Commit, when: datetime) -> Event:

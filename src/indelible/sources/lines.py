@@ -121,14 +121,18 @@ def decode_object(data: bytes) -> dict[str, Any]:
             "line", error.object[error.start : error.start + 8], f"UTF-8 at byte {error.start + 1}"
         ) from error
     except json.JSONDecodeError as error:
-        near = error.doc[error.pos : error.pos + 20]
+        rest = error.doc[error.pos :]
         raise InvalidEvent(
-            "line", near, f"JSON at character {error.pos + 1} ({error.msg})"
+            "line", rest, f"JSON at character {error.pos + 1} ({error.msg})"
         ) from error
     except ValueError as error:  # more digits than Python reads
-        raise InvalidEvent("line", str(error), "integers of at most 64 bits") from error
+        raise InvalidEvent(
+            "line", None, "integers of at most 64 bits", said=f"a longer one ({error})"
+        ) from error
     except RecursionError as error:
-        raise InvalidEvent("line", "nested JSON", "nesting of at most 64") from error
+        raise InvalidEvent(
+            "line", None, "nesting of at most 64", said="JSON that is nested deeper"
+        ) from error
     if type(value) is not dict:
         raise InvalidEvent("line", value, "a JSON object")
     return value
@@ -139,7 +143,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InvalidEvent(twice, "the key twice in one object", "every key once")
+        raise InvalidEvent(
+            twice, found[twice], "every key once", said="the key twice in one object"
+        )
     return found
 
 

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from indelible.entry import NO_PREVIOUS
+from indelible.errors import Purged
 from indelible.merkle import subtree_root
 from indelible.segment import TILE, Columns
 from indelible.store import Head, Stored, Tile, Work
-from indelible.terms import LOOKUPS, field_of
+from indelible.terms import LOOKUPS, NO_TRACE, Terms, field_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from indelible.segment import Segment
     from indelible.store import Batch, Forgotten, Wanted
-    from indelible.terms import Terms
+
+_GONE = Terms(terms=(), id=0, id_time=0, trace=NO_TRACE, occurred_at=0)
 
 
 @dataclass(slots=True)
@@ -38,6 +40,17 @@ class _Log:
     recorded: list[int] = field(default_factory=list)
     rows: dict[int, bytes] = field(default_factory=dict)
     rotations: list[bytes] = field(default_factory=list)
+
+    def without(self, last: int) -> _Log:
+        """Return another of which the hashes are all that is left before *last*."""
+        return _Log(
+            bodies=[b""] * last + self.bodies[last:],
+            leaves=self.leaves,
+            terms=[_GONE] * last + self.terms[last:],
+            recorded=[0] * last + self.recorded[last:],
+            rows={index: row for index, row in self.rows.items() if index >= last},
+            rotations=self.rotations,
+        )
 
 
 class MemoryStore:
@@ -66,6 +79,9 @@ class MemoryStore:
                 log.rows.update(enumerate(batch.rows, batch.first))
             for name, note in transaction.notes:
                 self._logs[name].rotations.append(note)
+            for name, first in transaction.purged.items():
+                # Another one, so that whoever reads meanwhile goes on to see all of it.
+                self._logs[name] = self._logs[name].without(first)
             self._heads = transaction.changed
             self._documents.update({sha256(data).digest(): data for data in transaction.documents})
 
@@ -80,12 +96,18 @@ class MemoryStore:
         """Yield nothing: there are no segments here."""
         yield from ()
 
+    def purge_segments(self) -> Iterator[Segment]:
+        """Yield nothing: what is purged here is gone at once."""
+        yield from ()
+
     def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
         """Leave of *entries* only what is said; see `indelible.store.Store.forget`."""
         with self._lock:
             for name, forgotten in entries.items():
-                log = self._logs[name]
+                log, first = self._logs[name], self._heads[name].first
                 for index, left in forgotten.items():
+                    if index < first:
+                        continue
                     log.rows[index] = left.row
                     terms = log.terms[index]
                     kept = tuple(each for each in terms.lookups if each not in left.lookups)
@@ -104,6 +126,7 @@ class _Transaction:
         self.created: list[str] = []
         self.batches: list[Batch] = []
         self.notes: list[tuple[str, bytes]] = []
+        self.purged: dict[str, int] = {}
         self.documents: list[bytes] = []
 
     def heads(self) -> Mapping[str, Head]:
@@ -126,6 +149,10 @@ class _Transaction:
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         self.notes.append((log, note))
         self.changed[log] = replace(self.changed[log], checkpoint=checkpoint)
+
+    def purge(self, log: str, first: int) -> None:
+        self.changed[log] = self.changed[log].without(first)
+        self.purged[log] = first
 
     def register(self, segment: Segment) -> None:
         raise AssertionError(f"no segment is ever built here, and so not {segment.number}")
@@ -155,7 +182,10 @@ class _View:
         return []
 
     def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
-        kept = self._logs[log]
+        kept, first = self._logs[log], self._heads[log].first
+        for index in indexes:
+            if index < first:
+                raise Purged(log, index)
         self.work.blocks_read += len(indexes)
         return [
             Stored(
@@ -171,7 +201,8 @@ class _View:
         return [self._logs[log].rows.get(index, b"") for index in indexes]
 
     def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
-        for index in range(first, min(last, self._heads[log].size)):
+        head = self._heads[log]
+        for index in range(max(first, head.first), min(last, head.size)):
             if lookups := self._logs[log].terms[index].lookups:
                 yield index, lookups
 
@@ -179,17 +210,19 @@ class _View:
         return self._documents.get(digest)
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
-        kept, size = self._logs[log], self._heads[log].size
-        for start in range(first, min(last, size), TILE):
-            end = min(start + TILE, size)
+        kept, head = self._logs[log], self._heads[log]
+        for start in range(first, min(last, head.size), TILE):
+            end = min(start + TILE, head.size)
             leaves = kept.leaves[start:end]
+            purged = start < head.first
             yield Tile(
                 first=start,
                 previous=kept.leaves[start - 1] if start else NO_PREVIOUS,
-                bodies=kept.bodies[start:end],
+                bodies=() if purged else kept.bodies[start:end],
                 leaves=b"".join(leaves),
                 root=subtree_root(leaves) if len(leaves) == TILE else None,
-                columns=Columns.of(kept.terms[start:end]),
+                columns=None if purged else Columns.of(kept.terms[start:end]),
+                purged=purged,
             )
 
     def leaves(self, log: str, first: int, last: int) -> list[bytes]:
@@ -201,8 +234,8 @@ class _View:
     def candidates(
         self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
     ) -> Iterator[int]:
-        kept = self._logs[log]
-        indexes = range(max(first, 0), min(last, self._heads[log].size))
+        kept, head = self._logs[log], self._heads[log]
+        indexes = range(max(first, head.first), min(last, head.size))
         for index in reversed(indexes) if newest_first else indexes:
             terms = kept.terms[index]
             if (
@@ -220,7 +253,7 @@ class _View:
     def with_ids(
         self, log: str, fingerprints: frozenset[int], times: tuple[int, int]
     ) -> Iterator[int]:
-        for index in range(self._heads[log].size):
+        for index in range(self._heads[log].first, self._heads[log].size):
             terms = self._logs[log].terms[index]
             if terms.id in fingerprints and times[0] <= terms.id_time < times[1]:
                 yield index
@@ -229,7 +262,8 @@ class _View:
         self, log: str, field: int, indexes: Sequence[int] | None
     ) -> dict[int, tuple[int, int]]:
         totals: dict[int, tuple[int, int]] = {}
-        for index in range(self._heads[log].size) if indexes is None else indexes:
+        kept = range(self._heads[log].first, self._heads[log].size)
+        for index in kept if indexes is None else [each for each in indexes if each in kept]:
             terms = self._logs[log].terms[index]
             for term in terms.lookups if field in LOOKUPS else terms.terms:
                 if field_of(term) == field:

@@ -8,11 +8,13 @@ SQLite store: a trail in one directory, for one machine and several processes.
     writer.lock              held by the one who writes
     closing.lock             held by the one who builds segments
     segments/user/000000     closed segments, immutable
+    segments/user/000001-012 one of which 12 tiles were purged: only their hashes are left
     vault/user/000000        what is kept of their committed values, until it is forgotten
 
 Closing a segment builds its file aside and syncs it; one transaction on ``head.db``
 then registers it and drops the rows that it replaces. A file that is not
-registered means nothing and is built again.
+registered means nothing and is built again. A purge first moves the log's first index
+in ``head.db``; from then on nobody finds the entries. Then files are built without them.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from indelible.durable import sync_directory
 from indelible.errors import (
     Damaged,
     NotATrail,
+    Purged,
     StoreError,
     StoreReadOnly,
     UnsupportedFileSystem,
@@ -47,6 +50,7 @@ from indelible.mark import Mark
 from indelible.merkle import HASH_SIZE, Edge, subtree_root
 from indelible.segment import (
     BLOCK,
+    NOTHING,
     SEGMENT,
     SEGMENTS_LEVEL,
     TILE,
@@ -63,7 +67,7 @@ from indelible.segment import (
     unpack_block,
 )
 from indelible.store import Forgotten, Head, Stored, Tile, Wanted, Work
-from indelible.stores.sqlite_build import build, build_aside
+from indelible.stores.sqlite_build import build, build_aside, rebuild, sweep
 from indelible.stores.sqlite_layout import (
     SPANS,
     connect,
@@ -167,6 +171,14 @@ class SqliteStore:
             connection.execute("BEGIN")
             try:
                 yield _View(self, connection)
+            except Damaged as error:
+                with self._readers.connection() as later:
+                    if _purges(later) == _purges(connection):
+                        raise
+                # Files that this view reads from may be gone, and rightly so.
+                raise StoreError(
+                    f"store: entries were purged while this was read; repeat it ({error})"
+                ) from error
             finally:
                 _roll_back(connection)
 
@@ -188,6 +200,50 @@ class SqliteStore:
                     segment = self._build(self.path, *due)
                 yield segment
 
+    def purge_segments(self) -> Iterator[Segment]:
+        """Build segments without what was purged; see `indelible.store.Store.purge_segments`."""
+        damaged: list[Damaged] = []
+        # Nobody may build or register a segment meanwhile.
+        with _lock(self.path / "closing.lock"):
+            purged, due = self._to_purge()
+            for segment, tiles in due:
+                try:
+                    with self._building, translated():
+                        rebuilt = rebuild(self.path, segment, tiles)
+                except Damaged as error:
+                    damaged.append(error)
+                    continue
+                yield rebuilt
+                # Crash here, or anywhere above: both files are there, and the manifest
+                # names one of them. The other is removed by whoever comes here next.
+                self._sweep(segment.log, purged[segment.log])
+            for log, first in purged.items():
+                self._sweep(log, first)
+            if purged:
+                with self._writing, self._locked(), translated():
+                    truncate_wal(self._writing_connection())
+        if damaged:
+            raise damaged[0]
+
+    def _to_purge(self) -> tuple[dict[str, int], list[tuple[Segment, int]]]:
+        """Return where logs that were purged begin, and how many tiles segments are to lose."""
+        with self.read() as view:
+            purged = {log: head.first for log, head in view.heads().items() if head.first}
+            return purged, [
+                (segment, tiles)
+                for log, first in purged.items()
+                for segment in view.segments(log)
+                if segment.purged < (tiles := segment.tiles_before(first))
+            ]
+
+    def _sweep(self, log: str, first: int) -> None:
+        with self.read() as view:
+            closed = {segment.number: segment.purged for segment in view.segments(log)}
+        self._segment_files.close()
+        self._vault_files.close()
+        with self._building, translated():
+            sweep(self.path, log, first, closed)
+
     def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
         """Leave of *entries* only what is said; see `indelible.store.Store.forget`."""
         # Nobody may move rows from the head to a vault file meanwhile.
@@ -203,6 +259,11 @@ class SqliteStore:
             if filters:
                 with self.write() as transaction:
                     transaction.refilter(filters)
+            with self.read() as view, translated():
+                for log in entries:
+                    # What a crash has left of a segment that was being closed has them, too.
+                    closed_now = {each.number: each.purged for each in view.segments(log)}
+                    sweep(self.path, log, view.heads()[log].size, closed_now)
             self._segments.clear()
             self._vault_files.close()
             with self._writing, self._locked(), translated():
@@ -212,9 +273,9 @@ class SqliteStore:
         """Return the high-water mark beside this store."""
         return self._mark
 
-    def segment_path(self, log: str, number: int) -> Path:
+    def segment_path(self, segment: Segment) -> Path:
         """Return where the file of a closed segment is."""
-        return segment_path(self.path, log, number)
+        return segment_path(self.path, segment.log, segment.number, segment.purged)
 
     def backup(self, target: Path) -> None:
         """
@@ -293,14 +354,27 @@ class SqliteStore:
             os.close(self._lock_file)
             self._lock_file = None
 
-    def _closed(self, connection: sqlite3.Connection, log: str, number: int) -> list[Segment]:
+    def _closed(
+        self, connection: sqlite3.Connection, log: str, number: int, first: int
+    ) -> list[Segment]:
         """Return the closed segments of a log; those known before are not read again."""
         known = self._segments.get(log, [])
+        if first:
+            # These alone may have become others: since, or after this view began.
+            purged = [
+                tiles
+                for (tiles,) in connection.execute(
+                    "SELECT purged FROM segment WHERE key >= ? AND key < ? ORDER BY key",
+                    (key_of(number, 0), key_of(number, -(-first // SEGMENT))),
+                )
+            ]
+            if purged[: len(known)] != [segment.purged for segment in known[: len(purged)]]:
+                known = []
         fresh = [
             segment_from_row(log, row)
             for row in connection.execute(
-                "SELECT key, root, file_hash, file_size, counts, filter, lookups,"  # noqa: S608
-                f" {SPANS}"
+                "SELECT key, root, file_hash, file_size, purged, counts, filter,"  # noqa: S608
+                f" lookups, {SPANS}"
                 " FROM segment WHERE key >= ? AND key < ? ORDER BY key",
                 (key_of(number, len(known)), key_of(number + 1, 0)),
             )
@@ -401,6 +475,23 @@ class _Transaction:
             "INSERT OR IGNORE INTO document VALUES (?, ?)", (sha256(data).digest(), data)
         )
 
+    def purge(self, log: str, first: int) -> None:
+        head = self._heads[log].without(first)
+        number, tile = self._numbers[log], first // TILE
+        self._connection.execute("UPDATE log SET first = ? WHERE number = ?", (first, number))
+        for table, width in (("block", BLOCK), ("vault", 1)):
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE key >= ? AND key < ?",  # noqa: S608
+                (key_of(number, 0), key_of(number, first // width)),
+            )
+        spans = ", ".join(f"{column} = ?" for column in SPANS.split(", "))
+        self._connection.execute(
+            f"UPDATE tile SET {spans}, columns = x'', lookups = x''"  # noqa: S608
+            " WHERE key >= ? AND key < ?",
+            (*span_columns(NOTHING, NOTHING, NOTHING), key_of(number, 0), key_of(number, tile)),
+        )
+        self._heads = {**self._heads, log: head}
+
     def forget(
         self, entries: Mapping[str, Mapping[int, Forgotten]]
     ) -> dict[tuple[str, int], dict[int, Forgotten]]:
@@ -476,10 +567,15 @@ class _Transaction:
 
     def register(self, segment: Segment) -> None:
         number = self._numbers[segment.log]
+        key = key_of(number, segment.number)
         self._connection.execute(
-            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "DELETE FROM segment WHERE key = ? AND purged < ?", (key, segment.purged)
+        )
+        self._connection.execute(
+            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                key_of(number, segment.number),
+                key,
+                segment.purged,
                 *span_columns(segment.recorded, segment.occurred, segment.id_times),
                 segment.root,
                 segment.file_hash,
@@ -624,12 +720,18 @@ class _View:
         return closed
 
     def _closed(self, log: str) -> Sequence[Segment]:
-        return self._store._closed(self._connection, log, self._numbers[log])  # noqa: SLF001
+        first = self._heads[log].first
+        return self._store._closed(  # noqa: SLF001 - a view is a part of its store
+            self._connection, log, self._numbers[log], first
+        )
 
     def stored(self, log: str, indexes: Sequence[int]) -> list[Stored]:
         bodies: dict[int, list[bytes]] = {}
         found = []
+        first = self._heads[log].first
         for index in indexes:
+            if index < first:
+                raise Purged(log, index)
             block = index // BLOCK
             if block not in bodies:
                 bodies[block] = self._block(log, block)
@@ -649,7 +751,8 @@ class _View:
     def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
         found: dict[int, bytes] = {}
         by_segment: dict[int | None, list[int]] = {}
-        for index in indexes:
+        kept = self._heads[log].first
+        for index in [each for each in indexes if each >= kept]:
             segment = self._segment_of(log, index)
             by_segment.setdefault(None if segment is None else segment.number, []).append(index)
         for number, those in by_segment.items():
@@ -688,6 +791,7 @@ class _View:
             yield file
 
     def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
+        first = max(first, self._heads[log].first)
         for segment in self.segments(log):
             if segment.first >= last or segment.first + SEGMENT <= first or not segment.lookups:
                 continue
@@ -721,7 +825,7 @@ class _View:
         return None if row is None else row[0]
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
-        last = min(last, self._heads[log].size)
+        last, kept = min(last, self._heads[log].size), self._heads[log].first
         previous = self._leaf(log, first - 1)
         for segment in self.segments(log):
             if segment.first >= last or segment.first + SEGMENT <= first:
@@ -736,6 +840,11 @@ class _View:
                         "SELECT root, hashes FROM tile JOIN leaves USING (number) WHERE number = ?",
                         (tile,),
                     ).fetchone()
+                    start = segment.first + tile * TILE
+                    if row is not None and start < kept:
+                        yield _purged_tile(start, previous, row[1], row[0])
+                        previous = row[1][-HASH_SIZE:]
+                        continue
                     blocks = file.execute(
                         "SELECT data FROM block WHERE number >= ? AND number < ? ORDER BY number",
                         (tile * (TILE // BLOCK), (tile + 1) * (TILE // BLOCK)),
@@ -747,7 +856,7 @@ class _View:
                     except Damaged as error:
                         raise Damaged(f"{_name(segment)}: tile {tile}: {error}") from error
                     yield Tile(
-                        first=segment.first + tile * TILE,
+                        first=start,
                         previous=previous,
                         bodies=bodies,
                         leaves=row[1],
@@ -759,6 +868,10 @@ class _View:
         for start in range(max(first, closed), last, TILE):
             blocks_of_tile = range(start // BLOCK, -(-min(start + TILE, last) // BLOCK))
             leaves = self._leaves_of_tile(log, start // TILE)
+            if start < kept:
+                yield _purged_tile(start, previous, leaves, self._open_root(log, start // TILE))
+                previous = leaves[-HASH_SIZE:]
+                continue
             yield Tile(
                 first=start,
                 previous=previous,
@@ -810,6 +923,7 @@ class _View:
     def candidates(
         self, log: str, wanted: Wanted, first: int, last: int, *, newest_first: bool
     ) -> Iterator[int]:
+        first = max(first, self._heads[log].first)
         parts: list[Iterable[int]] = [
             self._in_segments(log, wanted, first, last, newest_first=newest_first),
             self._in_open_rows(log, wanted, first, last, newest_first=newest_first),
@@ -820,8 +934,9 @@ class _View:
     def with_ids(
         self, log: str, fingerprints: frozenset[int], times: tuple[int, int]
     ) -> Iterator[int]:
+        kept = self._heads[log].first
         for segment in self.segments(log):
-            if not segment.id_times.meets(*times):
+            if not segment.id_times.meets(*times) or segment.first + SEGMENT <= kept:
                 continue
             with self._open(segment) as file:
                 rows = file.execute(
@@ -829,9 +944,10 @@ class _View:
                     (times[1], times[0]),
                 ).fetchall()
             for number, ids in rows:
-                for place, found in enumerate(array("I", ids)):
-                    if found in fingerprints:
-                        yield segment.first + number * TILE + place
+                start = segment.first + number * TILE
+                for index, found in enumerate(array("I", ids), start):
+                    if found in fingerprints and index >= kept:
+                        yield index
         number = self._numbers[log]
         for table, entries, width in (("tile", str(TILE), TILE), ("tail", "entries", 1)):
             for key, count, columns in self._connection.execute(
@@ -847,20 +963,16 @@ class _View:
         self, log: str, field: int, indexes: Sequence[int] | None
     ) -> dict[int, tuple[int, int]]:
         totals: dict[int, tuple[int, int]] = {}
-        chosen = None if indexes is None else set(indexes)
-        counted: Iterable[tuple[int, int, int]]
+        first = self._heads[log].first
+        chosen = None if indexes is None else {index for index in indexes if index >= first}
         for segment in self.segments(log):
-            if field in LOOKUPS:
-                counted = self._count_lookups(segment, field, chosen)
-            elif chosen is None and field in FEW_VALUES:
-                counted = ((term, count, place) for term, (count, place) in segment.counts.items())
-            elif chosen is not None and chosen.isdisjoint(
-                range(segment.first, segment.first + SEGMENT)
-            ):
+            if segment.first + SEGMENT <= first:
                 continue
-            else:
-                counted = self._count_in_segment(segment, field, chosen)
-            for term, count, place in counted:
+            within = chosen
+            if chosen is None and segment.purged < segment.tiles_before(first):
+                # Its file and the manifest still count what was purged.
+                within = set(range(first, segment.first + SEGMENT))
+            for term, count, place in self._count_closed(segment, field, within):
                 if field_of(term) == field:
                     total, _ = totals.get(term, (0, 0))
                     totals[term] = (total + count, segment.first + place)
@@ -878,6 +990,17 @@ class _View:
                     total, _ = totals.get(term, (0, 0))
                     totals[term] = (total + len(hits), hits[-1])
         return totals
+
+    def _count_closed(
+        self, segment: Segment, field: int, chosen: set[int] | None
+    ) -> Iterable[tuple[int, int, int]]:
+        if field in LOOKUPS:
+            return self._count_lookups(segment, field, chosen)
+        if chosen is None and field in FEW_VALUES:
+            return ((term, count, place) for term, (count, place) in segment.counts.items())
+        if chosen is not None and chosen.isdisjoint(range(segment.first, segment.first + SEGMENT)):
+            return ()
+        return self._count_in_segment(segment, field, chosen)
 
     def _count_lookups(
         self, segment: Segment, field: int, chosen: set[int] | None
@@ -1067,7 +1190,7 @@ class _View:
     def _open(self, segment: Segment) -> Iterator[sqlite3.Connection]:
         self.work.segments_opened += 1
         files = self._store._segment_files  # noqa: SLF001 - a view is a part of its store
-        with files.opened(segment.log, segment.number) as file:
+        with files.opened(segment) as file:
             try:
                 yield file
             except sqlite3.Error as error:
@@ -1122,15 +1245,15 @@ class _SegmentFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._open: OrderedDict[tuple[str, int], sqlite3.Connection] = OrderedDict()
+        self._open: OrderedDict[Path, sqlite3.Connection] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
-    def opened(self, log: str, number: int) -> Iterator[sqlite3.Connection]:
+    def opened(self, segment: Segment) -> Iterator[sqlite3.Connection]:
+        path = segment_path(self._directory, segment.log, segment.number, segment.purged)
         with self._lock:
-            connection = self._open.pop((log, number), None)
+            connection = self._open.pop(path, None)
             if connection is None:
-                path = segment_path(self._directory, log, number)
                 if not path.is_file():
                     raise Damaged(f"segment file {path.parent.name}/{path.name} is missing")
                 # Nobody writes to it any more: no locks, no WAL, no shared memory.
@@ -1140,7 +1263,7 @@ class _SegmentFiles:
                     isolation_level=None,
                     check_same_thread=False,
                 )
-            self._open[log, number] = connection
+            self._open[path] = connection
             while len(self._open) > _OPEN_SEGMENTS:
                 self._open.popitem(last=False)[1].close()
             yield connection
@@ -1222,9 +1345,19 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 def _read_heads(connection: sqlite3.Connection) -> tuple[dict[str, int], dict[str, Head]]:
     numbers, heads = {}, {}
-    for number, name, origin, size, edge, last_leaf, recorded_at, checkpoint in connection.execute(
-        "SELECT number, name, origin, size, edge, last_leaf, recorded_at, checkpoint FROM log"
-        " ORDER BY number"
+    for (
+        number,
+        name,
+        origin,
+        size,
+        edge,
+        last_leaf,
+        recorded_at,
+        checkpoint,
+        first,
+    ) in connection.execute(
+        "SELECT number, name, origin, size, edge, last_leaf, recorded_at, checkpoint, first"
+        " FROM log ORDER BY number"
     ):
         numbers[name] = number
         heads[name] = Head(
@@ -1234,12 +1367,32 @@ def _read_heads(connection: sqlite3.Connection) -> tuple[dict[str, int], dict[st
             last_leaf=last_leaf,
             recorded_at=recorded_at,
             checkpoint=checkpoint,
+            first=first,
         )
     return numbers, heads
 
 
+def _purges(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return two numbers that grow when entries are purged, and when files lose them."""
+    (entries,) = connection.execute("SELECT IFNULL(SUM(first), 0) FROM log").fetchone()
+    (tiles,) = connection.execute("SELECT IFNULL(SUM(purged), 0) FROM segment").fetchone()
+    return entries, tiles
+
+
 def _head_columns(head: Head) -> tuple[int, bytes, bytes, int, bytes]:
     return (head.size, head.edge.to_bytes(), head.last_leaf, head.recorded_at, head.checkpoint)
+
+
+def _purged_tile(first: int, previous: bytes, leaves: bytes, root: bytes | None) -> Tile:
+    return Tile(
+        first=first,
+        previous=previous,
+        bodies=(),
+        leaves=leaves,
+        root=root,
+        columns=None,
+        purged=True,
+    )
 
 
 def _hash(hashes: bytes, place: int) -> bytes:

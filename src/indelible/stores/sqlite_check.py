@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from indelible.errors import Damaged
 from indelible.segment import (
     BLOCK,
+    NOTHING,
     SEGMENT,
     TILE,
     Columns,
@@ -43,7 +44,7 @@ def check_file(directory: Path, segment: Segment, *, deep: bool) -> None:
         Damaged: It is not the file that was closed, or, with *deep*, it or the
             manifest hides entries from queries.
     """
-    path = segment_path(directory, segment.log, segment.number)
+    path = segment_path(directory, segment.log, segment.number, segment.purged)
     try:
         found = hash_file(path)
     except OSError as error:
@@ -68,11 +69,15 @@ def _check_index(file: sqlite3.Connection, segment: Segment) -> None:
     tiles: list[Columns] = []
     rows: list[tuple[Any, ...]] = []
     spans: list[tuple[Span, Span, Span]] = []
-    for number, entries in enumerate(_tiles(file)):
-        columns = Columns.of([terms for _, terms in entries])
-        recorded = Span.of([at for at, _ in entries])
-        occurred = Span.of([terms.occurred_at for _, terms in entries])
-        id_times = Span.of([terms.id_time for _, terms in entries])
+    for number, entries in enumerate(_tiles(file, segment.purged)):
+        if entries is None:
+            columns = Columns.purged(TILE)
+            recorded = occurred = id_times = NOTHING
+        else:
+            columns = Columns.of([terms for _, terms in entries])
+            recorded = Span.of([at for at, _ in entries])
+            occurred = Span.of([terms.occurred_at for _, terms in entries])
+            id_times = Span.of([terms.id_time for _, terms in entries])
         tiles.append(columns)
         spans.append((recorded, occurred, id_times))
         rows.append(
@@ -100,12 +105,15 @@ _TILES = """
 _POSTINGS = "SELECT least_term, page FROM posting ORDER BY least_term"
 
 
-def _tiles(file: sqlite3.Connection) -> Iterator[list[tuple[int, Terms]]]:
-    """Yield recorded_at and terms of the entries of each tile."""
+def _tiles(file: sqlite3.Connection, purged: int) -> Iterator[list[tuple[int, Terms]] | None]:
+    """Yield recorded_at and terms of the entries of each tile; nothing of those purged."""
     blocks = [data for (data,) in file.execute("SELECT data FROM block ORDER BY number")]
     per_tile = TILE // BLOCK
-    if len(blocks) != SEGMENT // BLOCK:
-        raise Damaged(f"found {len(blocks)} blocks, expected {SEGMENT // BLOCK}")
+    if len(blocks) != SEGMENT // BLOCK - purged * per_tile:
+        raise Damaged(
+            f"found {len(blocks)} blocks, expected {SEGMENT // BLOCK - purged * per_tile}"
+        )
+    yield from [None] * purged
     for start in range(0, len(blocks), per_tile):
         bodies = [body for data in blocks[start : start + per_tile] for body in unpack_block(data)]
         verify_times(bodies)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from indelible.durable import sync_directory
 from indelible.errors import Damaged, IndelibleError, StoreError, StoreFull, StoreReadOnly
 from indelible.segment import Segment, Span
 
@@ -148,9 +149,24 @@ def join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
 
 
-def segment_path(path: Path, log: str, number: int) -> Path:
-    """Return where the file of a closed segment is."""
-    return path / "segments" / log / f"{number:06d}"
+def segment_path(path: Path, log: str, number: int, purged: int = 0) -> Path:
+    """
+    Return where the file of a closed segment is.
+
+    Args:
+        purged: Of how many tiles it has only the hashes. With each purge it gets another
+            name, so that at no moment a name and what is recorded of its file disagree.
+    """
+    name = f"{number:06d}-{purged:03d}" if purged else f"{number:06d}"
+    return path / "segments" / log / name
+
+
+def discard(path: Path) -> None:
+    """Remove a file of which nothing is to be left, also if somebody has it open."""
+    with path.open("r+b") as file:
+        file.truncate(0)
+    path.unlink()
+    sync_directory(path.parent)
 
 
 def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
@@ -160,7 +176,7 @@ def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
     Raises:
         Damaged: Its counts cannot be read.
     """
-    key, root, file_hash, file_size, packed, filter_, lookups, *spans = row
+    key, root, file_hash, file_size, purged, packed, filter_, lookups, *spans = row
     try:
         counts = msgspec.msgpack.decode(packed, type=dict[int, tuple[int, int]])
     except msgspec.MsgspecError as error:
@@ -177,6 +193,7 @@ def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
         filter=filter_,
         counts=counts,
         lookups=lookups,
+        purged=purged,
     )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from indelible.durable import sync_directory, sync_file
 from indelible.errors import Damaged
 from indelible.segment import SEGMENT, TILE, Filter, Lookups, Postings
-from indelible.stores.sqlite_layout import key_of, schema, translated
+from indelible.stores.sqlite_layout import discard, key_of, schema, translated
 
 if TYPE_CHECKING:
     from array import array
@@ -107,15 +107,7 @@ def forget_in_file(
     path = vault_path(directory, log, number)
     if not path.exists():
         return None
-    with translated(), closing(_connect(path, "rw")) as file:
-        # The old bytes are overwritten, not just unlinked; and the journal, which holds
-        # them until the commit, is deleted with it.
-        file.execute("PRAGMA secure_delete=ON")
-        file.execute("PRAGMA journal_mode=DELETE")
-        file.execute("PRAGMA synchronous=EXTRA")
-        file.execute("BEGIN IMMEDIATE")
-        # Crash here, or anywhere below: the journal rolls it back when the file is next
-        # opened, and who repeats the call does it all.
+    with _changing(path) as file:
         for place, left in forgotten.items():
             if left.row:
                 file.execute("UPDATE vault SET row = ? WHERE place = ?", (left.row, place))
@@ -134,18 +126,44 @@ def forget_in_file(
         if gone:
             file.execute("DELETE FROM posting")
             file.executemany("INSERT INTO posting VALUES (?, ?)", Postings.pages(places))
-        file.execute("COMMIT")
     return Filter.build(places)
 
 
-def forget_file(directory: Path, log: str, number: int) -> None:
-    """Remove the vault file of a segment of which nothing is to be left."""
+def purge_in_file(directory: Path, log: str, number: int, first: int) -> bytes:
+    """
+    Leave nothing of the entries before place *first* of a closed segment.
+
+    Returns:
+        The filter of the lookups that are left; empty where there is no vault file.
+    """
     path = vault_path(directory, log, number)
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(0)
-        path.unlink()
-        sync_directory(path.parent)
+    if not path.exists():
+        return b""
+    if first == SEGMENT:
+        discard(path)
+        return b""
+    with _changing(path) as file:
+        file.execute("DELETE FROM vault WHERE place < ?", (first,))
+        pages = file.execute("SELECT page FROM posting ORDER BY least_term").fetchall()
+        places = Postings.after([page for (page,) in pages], first)
+        file.execute("DELETE FROM posting")
+        file.executemany("INSERT INTO posting VALUES (?, ?)", Postings.pages(places))
+    return Filter.build(places)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[sqlite3.Connection]:
+    with translated(), closing(_connect(path, "rw")) as file:
+        # The old bytes are overwritten, not just unlinked; and the journal, which holds
+        # them until the commit, is deleted with it.
+        file.execute("PRAGMA secure_delete=ON")
+        file.execute("PRAGMA journal_mode=DELETE")
+        file.execute("PRAGMA synchronous=EXTRA")
+        file.execute("BEGIN IMMEDIATE")
+        # Crash here, or anywhere within: the journal rolls it back when the file is next
+        # opened, and who repeats the call does it all.
+        yield file
+        file.execute("COMMIT")
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

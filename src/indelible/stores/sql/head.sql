@@ -12,7 +12,8 @@ CREATE TABLE log (
     edge        BLOB NOT NULL,          -- right edge of the tree, largest subtree first
     last_leaf   BLOB NOT NULL,
     recorded_at INTEGER NOT NULL,       -- microseconds since 1970
-    checkpoint  BLOB NOT NULL           -- signed note over exactly this size
+    checkpoint  BLOB NOT NULL,          -- signed note over exactly this size
+    first       INTEGER NOT NULL DEFAULT 0  -- entries before it were purged
 ) STRICT;
 
 -- Entries after the last complete tile, a row for each batch. key: index of the first.
@@ -29,6 +30,7 @@ CREATE TABLE tail (
 ) STRICT;
 
 -- Complete tiles of 256 entries that are in no closed segment. key: number of the tile.
+-- Of a purged one root and leaves are left; it lies within no times, and has no columns.
 CREATE TABLE tile (
     key            INTEGER PRIMARY KEY,
     recorded_least INTEGER NOT NULL, recorded_most INTEGER NOT NULL,
@@ -49,6 +51,7 @@ CREATE TABLE block (
 -- Closed segments. key: number of the segment.
 CREATE TABLE segment (
     key            INTEGER PRIMARY KEY,
+    purged         INTEGER NOT NULL,    -- of how many tiles the file has only the hashes
     recorded_least INTEGER NOT NULL, recorded_most INTEGER NOT NULL,
     occurred_least INTEGER NOT NULL, occurred_most INTEGER NOT NULL,
     id_time_least  INTEGER NOT NULL, id_time_most  INTEGER NOT NULL,

@@ -1,4 +1,5 @@
 -- One closed segment: 65,536 entries, immutable. Numbers count from the segment's start.
+-- Of purged tiles it has root and leaves; they lie within no times, and have no blocks.
 
 CREATE TABLE seg.tile (
     number         INTEGER PRIMARY KEY,
