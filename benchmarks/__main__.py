@@ -18,6 +18,7 @@ from benchmarks import (
     processes,
     query,
     record,
+    sealing,
     size,
     verify,
 )
@@ -53,6 +54,7 @@ BENCHMARKS = {
     "memory": Benchmark(memory.run, 200_000),
     "verify": Benchmark(verify.run, 262_144),
     "query": Benchmark(query.run, 500_000),
+    "sealing": Benchmark(sealing.run, 20_480),
     "import": Benchmark(imports.run, 11),
     "compression": Benchmark(compression.run, 65_536),
 }

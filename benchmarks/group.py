@@ -18,7 +18,6 @@ from benchmarks.machine import sync_note
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.trails import made
 from indelible.custody import Custody
-from indelible.policy import DEFAULT
 from indelible.recorder import Recorder
 from indelible.writer import Writer
 
@@ -75,7 +74,7 @@ def run(task: Task) -> Result:
             custody=custody,
             committed=lambda _: None,
         )
-        recorder = Recorder(DEFAULT, writer.submit, custody.lose)
+        recorder = Recorder(trail.policy, writer.submit, custody.lose, trail.vault)
         waiting = list(events(task.entries + 2 * few + 1))
         _record(recorder, waiting[:1], threads=1)
         one = _record(recorder, waiting[1 : few + 1], threads=1)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from benchmarks import policies
 from benchmarks.events import CHUNK, chunk
 from indelible.segment import SEGMENT
 from indelible.trail import Trail
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from benchmarks.figures import Task
     from indelible.event import Event
+    from indelible.policy import Policy
     from indelible.trail import Closing
 
 ORIGIN = "benchmark.example/trail"
@@ -37,11 +39,22 @@ def whole_segments(entries: int) -> int:
 
 
 @contextmanager
-def made(home: Path, *, closing: Closing = "thread") -> Iterator[Trail]:
-    """Make a trail in *home*; this process and those it starts pin there from now on."""
+def made(
+    home: Path, *, closing: Closing = "thread", policy: Policy | None = None
+) -> Iterator[Trail]:
+    """
+    Make a trail in *home*; this process and those it starts pin there from now on.
+
+    Args:
+        policy: By default one that keeps everything in clear.
+    """
     home.mkdir()
     _pin_in(home)
-    Trail.create(home / "trail", origin=ORIGIN).close()
+    Trail.create(
+        home / "trail",
+        origin=ORIGIN,
+        policy=policies.clear() if policy is None else policy,
+    ).close()
     with Trail(home / "trail", closing=closing) as trail:
         yield trail
 
@@ -54,11 +67,11 @@ def opened(home: Path) -> Iterator[Trail]:
         yield trail
 
 
-def build(home: Path, entries: int) -> None:
+def build(home: Path, entries: int, *, policy: Policy | None = None) -> None:
     """Build a trail of *entries* in *home*, for several benchmarks to measure on."""
     home.parent.mkdir(parents=True, exist_ok=True)
     started = perf_counter()
-    with made(home, closing="process") as trail:
+    with made(home, closing="process", policy=policy) as trail:
         done = 0
         while done < entries:
             done += trail.record_many(_part(done, min(SEGMENT, entries - done)))

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from indelible.cli.application import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TARGET = Path(__file__).with_name("reference") / "command-line.md"
 WIDTH = "80"
@@ -34,8 +38,10 @@ Errors are one line on stderr, `error: …`; with `--json` the line is
 `{"error": {"type": …, "message": …}}`, and stdout holds one JSON document or, for `history`,
 `tail` and `search --all`, JSON lines.
 
-An entry is `{"log", "stream", "index", "leaf_hash", "recorded_at", "event"}`: the event is the
-very JSON that was recorded, and `leaf_hash` is SHA-256 over a zero byte and the entry, in hex.
+An entry is `{"log", "stream", "index", "leaf_hash", "recorded_at", "event", "sealed"}`: `event` is
+the event as the role may see it, `sealed` the very JSON that the log holds, `leaf_hash` SHA-256
+over a zero byte and the entry, in hex. Where values are committed, `values` says of each path what
+there is of it.
 Control characters and invisible ones are never printed as they are: in JSON they are `\\u001b`,
 elsewhere `\\x1b`.
 
@@ -45,10 +51,18 @@ Where stdout is no terminal, rows are lines with tabs between the cells and no h
 
 def reference() -> str:
     """Return the reference as the commands are now."""
-    names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    sections = [f"## indelible\n\n{_help()}"]
-    sections += [f"## indelible {name}\n\n{_help(name)}" for name in names]
+    sections = [
+        f"## {' '.join(('indelible', *command))}\n\n{_help(*command)}"
+        for command in _commands(get_command(app))
+    ]
     return "\n".join([INTRODUCTION, *sections])
+
+
+def _commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - as Typer has it
+    """Yield the path of a command, and those of the commands below it."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, *path, name)
 
 
 def _help(*command: str) -> str:

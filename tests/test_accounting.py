@@ -8,14 +8,14 @@ from base64 import b64encode
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 import indelible
 from indelible import policies
-from indelible.accounting import MAX_ALARMS, account
+from indelible.accounting import MAX_ALARMS, account, account_for
 from indelible.approval import Approval
 from indelible.box import Box, Row, ValueState
 from indelible.custody import own_event
@@ -26,8 +26,9 @@ from indelible.log import append, head_of
 from indelible.plan import Covered, Plan
 from indelible.policies import Consent
 from indelible.policy import CUSTODY
-from indelible.segment import SEGMENT
+from indelible.segment import SEGMENT, Lookups
 from indelible.store import Forgotten
+from indelible.terms import Field
 from indelible.verdict import Level
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ GONE = {"closed": 0, "open": SEGMENT}
 """Entries about customer 8, whose values were erased."""
 
 
+LATER = 1_000
+"""Five entries about customer 9 begin here, far from the others."""
+
+
 def policy_text(**people: SigningKey) -> bytes:
     """Return the policy under which *people* approve, by default those whose keys we have."""
     keys = {**KEYS, **people}
@@ -149,7 +154,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
             events = [about("8", number) for number in range(5)]
             events += [plain(number) for number in range(5, 10)]
             events += [about("7", number) for number in range(10, 15)]
-            audit.record_many(events + [plain(n) for n in range(15, SEGMENT)], batch=8_192)
+            later = [plain(number) for number in range(15, LATER)]
+            later += [about("9", number) for number in range(LATER, LATER + 5)]
+            later += [plain(number) for number in range(LATER + 5, SEGMENT)]
+            audit.record_many(events + later, batch=8_192)
             audit.settle()
             audit.record_many(events)
         shutil.copytree(path, root / "before")
@@ -262,8 +270,8 @@ def test_every_value_has_one_state(trail: Path) -> None:
     accounts = accounts_of(trail)
     verdict = verdict_on(trail)
 
-    assert {ValueState.OPEN: 60, ValueState.ERASED: 20} == accounts.totals
-    assert {"OPEN": 60, "ERASED": 20} == verdict.values
+    assert {ValueState.OPEN: 80, ValueState.ERASED: 20} == accounts.totals
+    assert {"OPEN": 80, "ERASED": 20} == verdict.values
     assert not accounts.alarming
     assert [(("alice", "bob"), False, True)] == [
         (cover.approved_by, cover.self_approved, cover.effective) for cover in accounts.covers
@@ -447,6 +455,99 @@ def test_an_older_vault_and_keyring_are_found(kept: Kept, trail: Path) -> None:
     assert {(index, path, TAMPERED) for index in range(5) for path in ERASED} <= alarms
 
 
+# ---- What values are found by ----
+
+
+def hidden_in(path: Path) -> dict[str, str]:
+    """Return which entries are not found by what they hold, and what is said of each."""
+    accounts = accounts_of(path)
+    verdict = verdict_on(path)
+    hidden = {each.entry: each.what for each in accounts.hidden}
+    said = {
+        f"{each.log}#{each.where.removeprefix('entry ')}": each.what for each in verdict.findings
+    }
+    assert accounts.alarming
+    assert Level.TAMPERED == verdict.level
+    assert hidden.items() <= said.items()
+    return hidden
+
+
+def edit_lookups(path: Path, change: Callable[[list[list[int]]], None]) -> None:
+    """Change what entries after the last complete tile of the stream ``user`` are found by."""
+    with closing(sqlite3.connect(path / "head.db")) as file, file:
+        (log,) = file.execute("SELECT number FROM log WHERE name = 'user'").fetchone()
+        key, entries, data = file.execute(
+            "SELECT key, entries, lookups FROM tail WHERE key >= ? AND key < ?",
+            (log << 40, (log + 1) << 40),
+        ).fetchone()
+        assert SEGMENT == key - (log << 40)
+        packed, numbers, at = Lookups.from_bytes(entries, data), list[list[int]](), 0
+        for count in packed.counts:
+            numbers.append(list(packed.terms[at : at + count]))
+            at += count
+        change(numbers)
+        changed = Lookups.of(numbers).to_bytes()
+        file.execute("UPDATE tail SET lookups = ? WHERE key = ?", (changed, key))
+
+
+def test_an_entry_that_is_hidden_from_queries_is_found(trail: Path) -> None:
+    """Whoever takes from an entry what it is found by hides it from answers, and is noticed."""
+    place = PLACES["open"] - SEGMENT
+
+    edit_lookups(trail, lambda numbers: numbers[place].clear())
+
+    assert {f"user#{PLACES['open']}": "is hidden from who asks for /actor/id, /resource/id"} == (
+        hidden_in(trail)
+    )
+
+
+def test_an_entry_that_is_hidden_from_erasure_is_found(trail: Path) -> None:
+    """So is who takes away whose values it has."""
+    place = PLACES["open"] - SEGMENT
+
+    def change(numbers: list[list[int]]) -> None:
+        numbers[place] = [each for each in numbers[place] if each & 15 != Field.SUBJECT_LOOKUP]
+
+    edit_lookups(trail, change)
+
+    assert {f"user#{PLACES['open']}": "is hidden from who asks what is held about somebody"} == (
+        hidden_in(trail)
+    )
+
+
+def test_an_entry_that_is_found_by_what_it_does_not_hold_is_found(trail: Path) -> None:
+    """Nor can counts be stuffed, or what was erased be found again."""
+    kept, gone = PLACES["open"] - SEGMENT, GONE["open"] - SEGMENT
+
+    def change(numbers: list[list[int]]) -> None:
+        numbers[gone] += numbers[kept]
+
+    edit_lookups(trail, change)
+
+    assert {f"user#{GONE['open']}": "is found by values that it does not have"} == hidden_in(trail)
+
+
+def test_what_a_closed_segment_is_searched_by_is_held_against_its_values(trail: Path) -> None:
+    """In a vault file whose postings are gone, every entry with a searchable value is hidden."""
+    with closing(sqlite3.connect(trail / "vault/user/000000")) as file, file:
+        file.execute("DELETE FROM posting")
+
+    hidden = hidden_in(trail)
+
+    places = [*range(5), *range(10, 15), *range(LATER, LATER + 5)]
+    assert {f"user#{index}" for index in places} == hidden.keys()
+
+
+def test_a_filter_that_passes_over_a_segment_is_found(trail: Path) -> None:
+    """What keeps a query from opening a segment is held against what the segment holds."""
+    with closing(sqlite3.connect(trail / "head.db")) as file, file:
+        file.execute("UPDATE segment SET lookups = zeroblob(length(lookups))")
+
+    hidden = hidden_in(trail)
+
+    assert {"is hidden by the filter of its segment"} == set(hidden.values())
+
+
 # ---- The log ----
 
 
@@ -532,7 +633,7 @@ class Forger:
         )
         return msgspec.structs.replace(plan, **changes)
 
-    def carry_out(
+    def begin(
         self,
         plan: Plan,
         notes: Sequence[bytes],
@@ -542,7 +643,7 @@ class Forger:
         document: Plan | None = None,
         later: timedelta = timedelta(minutes=1),
     ) -> None:
-        """Write the entry that begins *plan*, and remove all values of the entry it covers."""
+        """Write the entry that begins *plan*."""
         said = {
             "plan": plan.digest.hex(),
             "cover_root": plan.cover_root.hex() if cover_root is None else cover_root,
@@ -560,6 +661,10 @@ class Forger:
                 self.audit.signer_of(head),
                 microseconds(self.now + later),
             )
+
+    def carry_out(self, plan: Plan, notes: Sequence[bytes], **said: Any) -> None:
+        """Write the entry that begins *plan*, and remove a value of the entry that it covers."""
+        self.begin(plan, notes, **said)
         index = PLACES["open"]
         with self.audit.store.read() as view:
             row = Row.from_bytes(view.rows("user", [index])[0])
@@ -779,11 +884,11 @@ def test_a_lost_keyring_leaves_everything_else(trail: Path) -> None:
         found = audit.search("action:customer.update", limit=100).items
 
     assert verdict.passed
-    assert {"UNREADABLE": 60, "ERASED": 20} == verdict.values
-    assert [60] == list(accounts.unreadable.values())
+    assert {"UNREADABLE": 80, "ERASED": 20} == verdict.values
+    assert [80] == list(accounts.unreadable.values())
     assert all("keyring" in why for why in accounts.unreadable)
-    assert any(text.startswith("60 values: what they are") for text in verdict.does_not_show)
-    assert 20 == len(found)
+    assert any(text.startswith("80 values: what they are") for text in verdict.does_not_show)
+    assert 25 == len(found)
 
 
 def test_a_lost_kek_is_named(trail: Path) -> None:
@@ -792,7 +897,7 @@ def test_a_lost_kek_is_named(trail: Path) -> None:
 
     accounts = accounts_of(trail)
 
-    assert {ValueState.UNREADABLE: 60, ValueState.ERASED: 20} == accounts.totals
+    assert {ValueState.UNREADABLE: 80, ValueState.ERASED: 20} == accounts.totals
     assert all("vault key version 1" in why for why in accounts.unreadable)
     assert not accounts.alarming
 
@@ -819,7 +924,7 @@ def test_a_data_key_that_was_changed_spoils_no_other(trail: Path) -> None:
     accounts = accounts_of(trail)
 
     assert 2 == accounts.totals[ValueState.UNREADABLE]
-    assert 58 == accounts.totals[ValueState.OPEN]
+    assert 78 == accounts.totals[ValueState.OPEN]
 
 
 # ---- Many ----
@@ -844,6 +949,29 @@ def test_of_very_many_alarms_the_totals_tell(
     assert "200 more values are missing or were tampered with" in {
         finding.what for finding in verdict.findings
     }
+
+
+def test_an_erasure_that_begins_meanwhile_is_no_alarm(trail: Path) -> None:
+    """Values that leave their file between two looks of the auditor are accounted for as erased."""
+    rows = Rows(trail, LATER)
+    with indelible.open(trail) as audit, indelible.open(trail, mode="r") as auditor:
+        forger = Forger(audit)
+        entries = range(LATER, LATER + 5)
+        paths = tuple(sorted(VALUES))
+        cover = tuple(Covered(log="user", index=index, paths=paths) for index in entries)
+        plans = [forger.plan(cover=cover)]
+
+        def meanwhile(_done: int, _total: int) -> None:
+            while plans:
+                plan = plans.pop()
+                forger.begin(plan, forger.consents(plan, ALICE, BOB))
+                for index in entries:
+                    del rows[index]
+
+        accounts = account_for(auditor.store, auditor.vault, progress=meanwhile)
+
+    assert not accounts.alarming
+    assert {ValueState.OPEN: 60, ValueState.ERASED: 40} == accounts.totals
 
 
 def test_progress_is_told_to_the_end(trail: Path) -> None:

@@ -182,6 +182,7 @@ def test_pins_that_cannot_be_written_stop_nobody(
 HOMELESS = """
 import json, os, sys
 import indelible, indelible.stores.sqlite, indelible.stores.sqlite_check
+import indelible.document, indelible.stores.sqlite_keyring, tomllib
 from indelible.pins import Pins
 
 os.setgroups([])

@@ -14,7 +14,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,18 +23,22 @@ from indelible.covers import Covers, Wrong, verify_released
 from indelible.disclosure import commitment_of
 from indelible.entry import Entry
 from indelible.errors import CallerError, Damaged, KeyUnavailable, Malformed, VerificationError
+from indelible.keyring import networks_of
 from indelible.log import restore
 from indelible.merkle import HASH_SIZE
+from indelible.policy import CUSTODY
 from indelible.seal import unseal
-from indelible.segment import BLOCK
+from indelible.segment import BLOCK, SEGMENT, Filter
+from indelible.terms import Field
+from indelible.vault import searched_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from indelible.covers import Cover
     from indelible.keyring import DataKey, Keyring
     from indelible.seal import Clear
-    from indelible.store import Head, View
+    from indelible.store import Head, Store, View
     from indelible.vault import Vault
 
 ALARMS = frozenset({ValueState.MISSING, ValueState.TAMPERED})
@@ -45,6 +49,7 @@ MAX_ALARMS = 1_000
 
 _MOST_HELD = 65_536
 _ENOUGH_FAILURES = 3
+_ATTEMPTS = 3
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +83,10 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
         covers: The erasures and purges there are, in their order.
         wrong: Custody entries about policies and plans that do not hold; erasures and
             purges that do not count are among them.
+        hidden: The first `MAX_ALARMS` entries that are not found by the values they have,
+            or by others: so they would be left out of answers, holds and erasures.
         unaccounted: Parts of logs whose entries cannot be read, so that nothing can be
-            said of their values.
+            said of their values; of no value at all where that is the custody log.
     """
 
     totals: dict[ValueState, int]
@@ -87,12 +94,13 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, int]
     covers: tuple[Cover, ...] = ()
     wrong: tuple[Wrong, ...] = ()
+    hidden: tuple[Wrong, ...] = ()
     unaccounted: tuple[str, ...] = ()
 
     @property
     def alarming(self) -> bool:
         """Whether something is not as it should be."""
-        return bool(self.alarms or self.wrong or self.unaccounted)
+        return bool(self.alarms or self.wrong or self.hidden or self.unaccounted)
 
     @property
     def alarm_count(self) -> int:
@@ -103,6 +111,36 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     def self_approved(self) -> int:
         """How many erasures and purges only the owner of the keys has approved."""
         return sum(cover.self_approved for cover in self.covers)
+
+
+def account_for(
+    store: Store,
+    vault: Vault,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Accounts:
+    """
+    Account for every committed value in *store*, while others may write; see `account`.
+
+    An erasure that begins meanwhile is no alarm: its values may be gone, and what they were
+    found by, before its entry is seen. So what alarms is looked at again if there is one.
+
+    Raises:
+        StoreError: The store or the keyring cannot be read now.
+    """
+    for _ in range(_ATTEMPTS):
+        with store.read() as view:
+            accounts = account(view, vault, progress=progress)
+        if not accounts.alarms and not accounts.hidden:
+            break
+        try:
+            with store.read() as view:
+                begun = Covers.read(view).covers
+        except VerificationError:
+            break
+        if len(begun) == len(accounts.covers):
+            break
+    return accounts
 
 
 def account(
@@ -118,11 +156,15 @@ def account(
         progress: Told how many entries of how many are done.
 
     Raises:
-        Damaged: The custody stream cannot be read, so nobody knows what is rightly gone.
         StoreError: The store or the keyring cannot be read now.
     """
-    covers = Covers.read(view)
+    try:
+        covers = Covers.read(view)
+    except VerificationError as error:
+        # Nobody knows what is rightly gone.
+        return Accounts(totals={}, alarms=(), unreadable={}, unaccounted=(f"{CUSTODY}: {error}",))
     keys = _Keys(vault.keyring)
+    index = _Index(view, vault.keyring, covers)
     totals: Counter[ValueState] = Counter()
     alarms: list[Account] = []
     unreadable: Counter[str] = Counter()
@@ -131,10 +173,11 @@ def account(
     done, total = 0, sum(head.size - head.first for head in heads.values())
     for head in heads.values():
         bound = vault.binding(head.stream)
+        index.begin(head)
         for first in range(head.first, head.size, BLOCK):
             last = min(first + BLOCK, head.size)
             try:
-                for each in _block(view, head, range(first, last), bound, keys, covers):
+                for each in _block(view, head, range(first, last), bound, keys, covers, index):
                     if isinstance(each, int):
                         totals[ValueState.OPEN] += each
                         continue
@@ -154,7 +197,8 @@ def account(
         unreadable=dict(unreadable),
         covers=tuple(covers.covers.values()),
         wrong=covers.wrong,
-        unaccounted=tuple(unaccounted),
+        hidden=tuple(index.hidden),
+        unaccounted=(*unaccounted, *index.damaged),
     )
 
 
@@ -186,27 +230,28 @@ def settle(  # noqa: PLR0917 - what was found, and of what
 
 
 def _block(  # noqa: PLR0917 - where to look, and what to look with
-    view: View, head: Head, indexes: range, bound: bytes, keys: _Keys, covers: Covers
+    view: View,
+    head: Head,
+    indexes: range,
+    bound: bytes,
+    keys: _Keys,
+    covers: Covers,
+    lookups: _Index,
 ) -> Iterator[Account | int]:
     """Yield how many values of an entry are all open, or what became of each of them."""
-    kept: list[tuple[int, bytes, Clear]] = []
-    for stored in view.stored(head.log, indexes):
-        # What commits to nothing is most of some logs, and needs no reading.
-        if _COMMITTED in stored.body:
-            data = restore(stored)
-            clear = unseal(data[data.index(_EVENT) + len(_EVENT) : -1])
-            if clear.committed:
-                kept.append((stored.index, data, clear))
+    kept = list(_committed(view, head.log, indexes))
     if not kept:
         return
     rows = [_row(data) for data in view.rows(head.log, [index for index, _, _ in kept])]
     known = keys.of(rows)
     for (index, data, clear), row in zip(kept, rows, strict=True):
         commitment = _commitment(clear)
-        whole = isinstance(row, Row) and _whole(row, clear, commitment, bound + commitment, known)
-        if whole and not covers.touch(head.log, index):
-            yield len(clear.committed)
-            continue
+        if isinstance(row, Row) and not covers.touch(head.log, index):
+            values = _whole(row, clear, commitment, bound + commitment, known)
+            if values is not None:
+                lookups.check(index, clear, values, [known[box.key] for box in row.boxes])
+                yield len(clear.committed)
+                continue
         found = look_into(
             row if isinstance(row, bytes) else row.to_bytes(),
             clear.committed,
@@ -215,13 +260,30 @@ def _block(  # noqa: PLR0917 - where to look, and what to look with
             known,
         )
         entry = Entry.from_bytes(data)
+        states: set[ValueState] = set()
         for path, each in found.items():
             state, why, place = settle(each, covers, entry, clear, head.log, path)
+            states.add(state)
             if state is ValueState.UNREADABLE and isinstance(row, Row):
                 why = keys.why(row, clear.committed.index(path))
             yield Account(log=head.log, index=index, path=path, state=state, why=why, entry=place)
+        if isinstance(row, Row) and states <= _SETTLED and covers.done(head.log, index):
+            left = {path: each.value for path, each in found.items() if each.disclosure}
+            lookups.check(index, clear, left, [known[box.key] for box in row.boxes])
 
 
+def _committed(view: View, log: str, indexes: range) -> Iterator[tuple[int, bytes, Clear]]:
+    """Yield the entries that commit to values."""
+    for stored in view.stored(log, indexes):
+        # What commits to nothing is most of some logs, and needs no reading.
+        if _COMMITTED in stored.body:
+            data = restore(stored)
+            clear = unseal(data[data.index(_EVENT) + len(_EVENT) : -1])
+            if clear.committed:
+                yield stored.index, data, clear
+
+
+_SETTLED = frozenset({ValueState.OPEN, ValueState.ERASED, ValueState.PURGED})
 _COMMITTED = b'"committed":['
 _EVENT = b',"event":'
 
@@ -243,9 +305,9 @@ def _row(data: bytes) -> Row | bytes:
 
 def _whole(
     row: Row, clear: Clear, commitment: bytes, bound: bytes, keys: Mapping[bytes, DataKey]
-) -> bool:
+) -> dict[str, Any] | None:
     """
-    Tell whether all values of an entry are here, and the ones that were committed to.
+    Return the values of an entry if all are here, and the ones that were committed to.
 
     Of most entries that is so, and `look_into`, which says what is wrong with others,
     takes twice the time.
@@ -253,19 +315,138 @@ def _whole(
     committed, spine = clear.committed, row.spine
     count = len(committed)
     if len(spine) != HASH_SIZE * count:
-        return False
+        return None
     leaves = [spine[at : at + HASH_SIZE] for at in range(0, len(spine), HASH_SIZE)]
     positions = [at for box in row.boxes for at in box.positions]
     if sorted(positions) != list(range(count)) or commitment_of(leaves) != commitment:
-        return False
+        return None
     try:
         disclosures = [each for box in row.boxes for each in unbox(box, keys[box.key], bound)]
     except (KeyError, Damaged):
-        return False
-    return len(disclosures) == count and all(
-        each.path == committed[at] and each.leaf == leaves[at]
-        for at, each in zip(positions, disclosures, strict=True)
-    )
+        return None
+    if len(disclosures) != count:
+        return None
+    values: dict[str, Any] = {}
+    for at, each in zip(positions, disclosures, strict=True):
+        if each.path != committed[at] or each.leaf != leaves[at]:
+            return None
+        values[each.path] = each.value
+    return values
+
+
+class _Index:
+    """
+    Whether entries are found by the values they have.
+
+    What they are found by stands off the log, where nothing is signed: who changes it
+    hides an entry from answers, holds and erasures, and leaves every value in its place.
+    Nor may an entry be found any more by what was erased.
+
+    Attributes:
+        hidden: The first `MAX_ALARMS` entries that are not found as they must be.
+        damaged: Logs of which it cannot be read.
+    """
+
+    def __init__(self, view: View, keyring: Keyring, covers: Covers) -> None:
+        self._view, self._keyring, self._policies = view, keyring, covers.policies
+        self._numbers: dict[tuple[Field, str], frozenset[int]] = {}
+        self._locked = False
+        self.hidden: list[Wrong] = []
+        self.damaged: list[str] = []
+
+    def begin(self, head: Head) -> None:
+        """Go on with another log."""
+        self._head = head
+        self._filters = [segment.lookups for segment in self._view.segments(head.log)]
+        self._checked: tuple[int, set[int]] = (-1, set())
+        self._stored = self._view.lookups(head.log, head.first, head.size)
+        self._next: tuple[int, Sequence[int]] | None = (-1, ())
+
+    def check(
+        self, index: int, clear: Clear, values: Mapping[str, Any], keys: Sequence[DataKey]
+    ) -> None:
+        """Hold what an entry is found by against its *values*, which are under *keys*."""
+        if self._locked or self._next is None:
+            return
+        try:
+            stored = frozenset(self._at(index))
+            wanted = self._wanted(clear, values)
+            lacking = [path for path, numbers in wanted if stored.isdisjoint(numbers)]
+            owners = {key.lookup for key in keys if key.lookup is not None}
+            known = owners.union(*(numbers for _, numbers in wanted))
+        except KeyUnavailable:
+            self._locked = True
+            return
+        except VerificationError as error:
+            self.damaged.append(f"{self._head.log}: what entries are found by: {error}")
+            self._next = None
+            return
+        if lacking:
+            self._add(index, f"is hidden from who asks for {', '.join(dict.fromkeys(lacking))}")
+        elif not owners <= stored:
+            self._add(index, "is hidden from who asks what is held about somebody")
+        elif clear.policy in self._policies and not stored <= known:
+            self._add(index, "is found by values that it does not have")
+        elif not all(self._passes(index, number) for number in stored):
+            self._add(index, "is hidden by the filter of its segment")
+
+    def _at(self, index: int) -> Sequence[int]:
+        """Return what the entry is found by; entries are asked for in their order."""
+        while self._next is not None and self._next[0] < index:
+            self._next = next(self._stored, (self._head.size, ()))
+        if self._next is None or self._next[0] != index:
+            return ()
+        return self._next[1]
+
+    def _wanted(self, clear: Clear, values: Mapping[str, Any]) -> list[tuple[str, frozenset[int]]]:
+        """Return the numbers that an entry must be found by, with the paths they are for."""
+        policy = self._policies.get(clear.policy or "")
+        if policy is None:
+            return []
+        rules = policy.classification(clear.actor.type, clear.resource.type)
+        actor = _named(clear.actor.type, clear.actor.id, values.get("/actor/id"))
+        resource = _named(clear.resource.type, clear.resource.id, values.get("/resource/id"))
+        found: list[tuple[str, frozenset[int]]] = []
+        for path, value in values.items():
+            search = "exact" if path in clear.caught else rules[path].search
+            if search is None:
+                continue
+            texts = searched_by(path, value, actor, resource)
+            if search == "prefix" and isinstance(value, str):
+                networks = networks_of(value)
+                texts += [(Field.VALUE_LOOKUP, f"{path}={network}") for network in networks]
+            found += [(path, self._lookups(field, text)) for field, text in texts]
+        return found
+
+    def _lookups(self, field: Field, text: str) -> frozenset[int]:
+        found = self._numbers.get((field, text))
+        if found is None:
+            if len(self._numbers) >= _MOST_HELD:
+                self._numbers.clear()
+            found = self._numbers[field, text] = self._keyring.lookups(field, text)
+        return found
+
+    def _passes(self, index: int, number: int) -> bool:
+        """Tell whether a closed segment is opened for who asks by *number*."""
+        segment = index // SEGMENT
+        if segment >= len(self._filters):
+            return True
+        if self._checked[0] != segment:
+            self._checked = (segment, set())
+        if number not in self._checked[1]:
+            if not Filter.may_hold(self._filters[segment], number):
+                return False
+            self._checked[1].add(number)
+        return True
+
+    def _add(self, index: int, what: str) -> None:
+        if len(self.hidden) < MAX_ALARMS:
+            self.hidden.append(Wrong(entry=f"{self._head.log}#{index}", what=what))
+
+
+def _named(kind: str, identity: str | None, committed: object) -> str | None:
+    found = committed if identity is None else identity
+    return None if found is None else f"{kind}:{found}"
 
 
 class _Keys:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _PADDED = 64
 """What the length of a box's content is a multiple of, so that it tells little of it."""
 
+_MAX_NUMBER = 255
+"""Of a box: one byte says it."""
+
 
 class ValueState(StrEnum):
     """What is to be said of one committed value of one entry."""
@@ -87,12 +90,15 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
         Read what `to_bytes` writes.
 
         Raises:
-            Damaged: It is none.
+            Damaged: These are not a row's exact bytes.
         """
         try:
-            return _decode(data)
-        except msgspec.MsgspecError as error:
+            row = _decode(data)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise Damaged(f"vault row: {error}") from error
+        if _pack(row) != data:
+            raise Damaged("vault row: not in the exact form")
+        return row
 
     def to_bytes(self) -> bytes:
         """Write the row."""
@@ -118,22 +124,25 @@ def binding(origin: str) -> bytes:
     return b"indelible-box/1\0" + sha256(origin.encode()).digest()[:16]
 
 
-def enclose(
+def enclose(  # noqa: PLR0917 - where it belongs, then what it holds, then how it is sealed
     number: int,
     positions: Sequence[int],
     disclosures: Sequence[bytes],
     key: DataKey,
     bound: bytes,
+    nonce: bytes = b"",
 ) -> Box:
     """
     Encrypt *disclosures* into a box.
 
     Args:
         bound: `binding` of the log, and the commitment.
+        nonce: `NONCE_SIZE` random bytes that nothing else was given; drawn where there are
+            none, but who makes several boxes draws for all of them at once.
     """
     plain = b"[%b]" % b",".join(disclosures)
     plain = plain.ljust(-(-len(plain) // _PADDED) * _PADDED)
-    nonce = os.urandom(NONCE_SIZE)
+    nonce = nonce or os.urandom(NONCE_SIZE)
     data = nonce + key.encrypt(nonce, plain, b"%b%c%b" % (bound, number, key.id))
     return Box(number, tuple(positions), key.id, data)
 
@@ -145,15 +154,18 @@ def unbox(box: Box, key: DataKey, bound: bytes) -> list[Disclosure]:
     Raises:
         Damaged: It was not made with this key, for this commitment, or was changed.
     """
-    aad = b"%b%c%b" % (bound, box.number & 255, box.key)
+    wrong = f"box {box.number}: is not one of this entry, or was changed"
+    if not 0 <= box.number <= _MAX_NUMBER:
+        raise Damaged(wrong)
+    aad = b"%b%c%b" % (bound, box.number, box.key)
     try:
         plain = key.decrypt(box.data[:NONCE_SIZE], box.data[NONCE_SIZE:], aad)
     except (InvalidTag, ValueError):
-        raise Damaged(f"box {box.number}: is not one of this entry, or was changed") from None
+        raise Damaged(wrong) from None
     try:
         parts = _split(plain)
         return [Disclosure.from_bytes(bytes(part)) for part in parts]
-    except (msgspec.MsgspecError, UnicodeDecodeError, Malformed) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Malformed) as error:
         raise Damaged(f"box {box.number}: {error}") from error
 
 

@@ -101,10 +101,17 @@ class Covers:
     Attributes:
         covers: In the order in which they began, by the digest of their plan in hex.
         wrong: The custody entries about policies and plans that do not hold.
+        policies: Those that the trail was under and that can be read, by their labels.
     """
 
-    def __init__(self, covers: Mapping[str, Cover], wrong: Sequence[Wrong] = ()) -> None:
+    def __init__(
+        self,
+        covers: Mapping[str, Cover],
+        wrong: Sequence[Wrong] = (),
+        policies: Mapping[str, Policy] | None = None,
+    ) -> None:
         self.covers, self.wrong = covers, tuple(wrong)
+        self.policies: Mapping[str, Policy] = {} if policies is None else policies
         self._by_entry: dict[tuple[str, int], list[tuple[Cover, frozenset[str]]]] = {}
         # Many entries have the same few paths: one set serves them all.
         sets: dict[tuple[str, ...], frozenset[str]] = {}
@@ -141,11 +148,16 @@ class Covers:
                 covers[digest] = found = _cover(past, item, digest)
                 if found.wrong:
                     wrong.append(Wrong(entry=found.entry, what=found.wrong))
-        return cls(covers, wrong)
+        return cls(covers, wrong, past.policies)
 
     def touch(self, log: str, index: int) -> bool:
         """Tell whether any of them is about values of an entry."""
         return (log, index) in self._by_entry
+
+    def done(self, log: str, index: int) -> bool:
+        """Tell whether all of them that are about an entry count, and have left nothing."""
+        found = self._by_entry.get((log, index), ())
+        return all(cover.effective and not cover.wrong for cover, _ in found)
 
     def of(self, log: str, index: int, path: str) -> Cover | None:
         """Return what covers a value; one that counts, if there is any."""
@@ -269,6 +281,7 @@ class _Past:
         trail: Id of the trail; None where the first entry does not say it.
         owner_keys: Those that the custody log has and had.
         wrong: The entries by which policies were set that do not hold.
+        policies: Those that can be read, by their labels.
     """
 
     def __init__(self, view: View) -> None:
@@ -292,6 +305,7 @@ class _Past:
             except (CallerError, VerificationError) as error:
                 self.wrong.append(Wrong(entry=place_of(item), what=str(error)))
             self._set.append((item, policy))
+        self.policies = {policy.label: policy for _, policy in self._set if policy is not None}
 
     def in_force(self, item: Item) -> tuple[Policy, str]:
         """

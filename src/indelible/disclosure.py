@@ -54,7 +54,7 @@ class Disclosure(msgspec.Struct, frozen=True, kw_only=True):
             salt, path, value = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"disclosure: {error}") from error
-        if not _is_salt(salt) or _encode((salt, path, value)) != data:
+        if not is_hash(salt) or _encode((salt, path, value)) != data:
             raise Malformed("disclosure: not in the exact form")
         return cls(data=data, path=path, value=value)
 
@@ -67,7 +67,8 @@ class Disclosure(msgspec.Struct, frozen=True, kw_only=True):
 _decode = msgspec.json.Decoder(tuple[str, str, Any]).decode
 
 
-def _is_salt(text: str) -> bool:
+def is_hash(text: str) -> bool:
+    """Tell whether *text* is what 32 bytes, a hash or a salt, are written as."""
     return len(text) == 43 and all(c in _ALPHABET for c in text) and text[-1] in _LAST  # noqa: PLR2004 - 32 bytes
 
 
@@ -83,23 +84,22 @@ def leaf_of(data: bytes) -> bytes:
 
 def write(values: Sequence[tuple[str, Any]], entropy: Callable[[int], bytes]) -> list[bytes]:
     """Return the disclosures of *values*, paths with JSON values, each under a salt of its own."""
-    # One call makes all salts, one encodes them: 33 bytes are 44 characters of base64,
-    # and the 43 in front are those of the 32 bytes without their padding.
-    count = len(values)
-    random = entropy(SALT_SIZE * count)
-    joined = b"\0".join([random[at : at + SALT_SIZE] for at in range(0, len(random), SALT_SIZE)])
-    salts = b2a_base64(joined + b"\0", newline=False).translate(_URLSAFE)
-    return [
-        b'["%b",%b,%b]'
-        % (salts[at : at + 43], _paths.get(each[0]) or _path(each[0]), _encode(each[1]))
-        for at, each in zip(range(0, 44 * count, 44), values, strict=True)
-    ]
+    # One call for all salts: what it costs is going into the kernel and coming back.
+    random = entropy(SALT_SIZE * len(values))
+    written: list[bytes] = []
+    at = 0
+    for path, value in values:
+        salt = b2a_base64(random[at : at + SALT_SIZE], newline=False).translate(_URLSAFE, b"=")
+        written.append(b'["%b%b%b]' % (salt, _paths.get(path) or _path(path), _encode(value)))
+        at += SALT_SIZE
+    return written
 
 
 def _path(path: str) -> bytes:
+    """Return what stands between a salt and a value of *path*."""
     if len(_paths) >= _MOST_PATHS:
         _paths.clear()
-    known = _paths[path] = _encode(path)
+    known = _paths[path] = b'",%b,' % _encode(path)
     return known
 
 
@@ -114,7 +114,10 @@ def commitment_of(leaves: Sequence[bytes]) -> bytes:
     level = leaves
     while len(level) > 1:
         pairs = iter(level)
-        above = [sha256(b"\x01%b%b" % pair).digest() for pair in zip(pairs, pairs, strict=False)]
+        above = [
+            sha256(b"\1" + left + right).digest()
+            for left, right in zip(pairs, pairs, strict=False)
+        ]
         if len(level) % 2:
             above.append(level[-1])
         level = above

@@ -162,6 +162,16 @@ def carry_out(owner: Owner, consent: Consent, now: datetime) -> Done:
     return _Erasing(owner, now).carry_out(consent)
 
 
+def resume(owner: Owner, now: datetime) -> list[Done]:
+    """
+    Finish erasures that were begun and cut off, as far as nothing stops them by now.
+
+    Raises:
+        StoreError: Some may be half done; repeat it.
+    """
+    return _Erasing(owner, now).resume()
+
+
 def replay(owner: Owner, now: datetime) -> int:
     """
     Repeat each erasure that the keyring knows of on a copy of the trail that may be older.

@@ -194,7 +194,9 @@ def _leaves(spine: bytes) -> list[bytes]:
 # ---- Packing ----
 
 
-class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _State(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What ``states.json`` says of one value; *entry* and *policy* stand in the custody log."""
 
     path: str
@@ -582,7 +584,7 @@ class _Custody:
         self._known, self._origin = known, origin
         self._base, _, self._log = origin.rpartition("/")
         self._entry, self._clear = entry, clear
-        self._covers: dict[str, Cover | str] = {}
+        self._covers: dict[tuple[str, str], Cover | str] = {}
         self._recorded: dict[str, int] = {}
         self.removals: dict[str, Removal] = {}
 
@@ -602,13 +604,13 @@ class _Custody:
             return Shown(path=said.path, state=said.state.value, proven=False, why=why)
         if said.entry is None or said.policy is None:
             raise Malformed(f"states: found no entry for {said.path}, which is {said.state}")
-        cover = self._covers.get(said.entry)
+        cover = self._covers.get((said.entry, said.policy))
         if cover is None:
             try:
                 cover = self._cover(said.entry, said.policy)
             except NotFound as wanting:
                 cover = str(wanting)
-            self._covers[said.entry] = cover
+            self._covers[said.entry, said.policy] = cover
         if isinstance(cover, str):
             why = f"is said to be {said.state} by {said.entry}, which is not shown: {cover}"
             return Shown(path=said.path, state=UNPROVEN, proven=False, why=why)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from indelible import holds, policies, removal
+from indelible import holds, policies, purging, removal
 from indelible.box import Row
 from indelible.duration import Duration
 from indelible.entry import Entry
@@ -23,7 +23,6 @@ from indelible.errors import Malformed, NotApproved, NotFound
 from indelible.log import restore
 from indelible.plan import Covered
 from indelible.policy import CUSTODY, OWNER, Approvals
-from indelible.purging import purge_prefix, resume
 from indelible.removal import PREFIXES, Removal, classes_of, covered_values, kept_at
 from indelible.retention import due, floor_of, purgeable_prefix
 from indelible.segment import SEGMENT, TILE
@@ -72,6 +71,8 @@ def plan_expiry(
         NotFound: There is nothing.
         KeyUnavailable: The keyring is locked, so nobody can say what is under hold.
     """
+    # It says so where the keyring is locked: then a hold holds everything, and nothing is due.
+    owner.vault.keyring.subject_hashes("")
     with owner.store.read() as view:
         policy = policies.current(view)
         held = holds.Held(view, owner.vault, policy)
@@ -119,6 +120,16 @@ def carry_out(owner: Owner, consent: Consent, now: datetime) -> Done:
         StoreError: It may be half done; repeat it.
     """
     return _Purging(owner, now).carry_out(consent)
+
+
+def resume(owner: Owner, now: datetime) -> list[Done]:
+    """
+    Finish purges that were begun and cut off, as far as nothing stops them by now.
+
+    Raises:
+        StoreError: Some may be half done; repeat it.
+    """
+    return _Purging(owner, now).resume()
 
 
 def _prefix(  # noqa: PLR0917 - what there is, then what decides
@@ -289,9 +300,9 @@ class _Purging(Removal):
         for log, first in prefixes.items():
             if begin[log] < first:
                 digest = plan.digest.hex()
-                purge_prefix(self._trail, log, first, plan_digest=digest, now=self.now)
+                purging.purge_prefix(self._trail, log, first, plan_digest=digest, now=self.now)
         # Where a crash has cut it off, files may still hold what nobody finds any more.
-        resume(self._trail, self.now)
+        purging.resume(self._trail, self.now)
         return prefixes
 
 

@@ -159,7 +159,9 @@ def _count_by_reading(
 
 
 def _is_shown(item: Item, of: _Of, opener: Opener | None) -> bool:
-    state = item.states.get(of.path, ValueState.OPEN)
+    state = item.states.get(of.path)
+    if state is None:
+        return of.path not in item.clear.dropped
     return state is ValueState.OPEN or (
         opener is not None and opener.stands_in(of.path, state, value_at(item.event, of.path))
     )
@@ -282,7 +284,7 @@ def _may_find(query: Query, opener: Opener | None) -> bool:
         "/session": query.session,
     }
     return all(
-        opener.sight(path) is Sight.PLAIN
+        opener.finds(path) is Sight.PLAIN
         for path, given in asked.items()
         if not all(name.endswith(":*") for name in given)
     )

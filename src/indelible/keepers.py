@@ -34,8 +34,8 @@ def keeper_of(keys: Path, environment: Mapping[str, str] = os.environ) -> KeyEnc
         keys: The directory of key files.
 
     Raises:
-        CallerError: It names none that there is.
-        KeyUnavailable: The passphrase is not there, or the KMS's client is not installed.
+        CallerError: It names none that there is, or the KMS's client is not installed.
+        KeyUnavailable: The passphrase is not there.
     """
     named = environment.get(SETTING) or "file"
     if named == "file":

@@ -96,6 +96,9 @@ class KeyStore(Protocol):
     Usable from several threads and processes. What a method has done is durable when it
     returns; what it destroyed is then in no file of the store. Each raises `StoreError`,
     after which nothing was done, or it was done: repeating it is safe.
+
+    From the moment that a version of the KEK is added, nothing is kept under an older one
+    any more: so who wraps all keys anew misses none that another process adds meanwhile.
     """
 
     def keks(self) -> Sequence[WrappedKek]:
@@ -129,7 +132,28 @@ class KeyStore(Protocol):
         index_keys: Iterable[WrappedIndexKey] = (),
         data_keys: Iterable[WrappedDataKey] = (),
     ) -> None:
-        """Keep keys, all or none; one with an id or number that is there replaces it."""
+        """
+        Keep new keys, all or none; a data key that is there already stays as it is.
+
+        Raises:
+            Moved: A version or a number is taken, or a key is wrapped under another version
+                of the KEK than the newest; nothing was kept.
+        """
+        ...
+
+    def rewrap(
+        self,
+        *,
+        index_keys: Iterable[WrappedIndexKey] = (),
+        data_keys: Iterable[WrappedDataKey] = (),
+    ) -> None:
+        """
+        Keep other wrappings of keys, all or none; a key that was destroyed stays so.
+
+        Raises:
+            Moved: One is wrapped under another version of the KEK than the newest; nothing
+                was kept.
+        """
         ...
 
     def destroy(
@@ -143,7 +167,11 @@ class KeyStore(Protocol):
         ...
 
     def version(self) -> int:
-        """Return a number that changes when another process has changed the keys."""
+        """
+        Return a number that changes when another process has changed the keys.
+
+        It never is again what it was before, on neither side of a fork.
+        """
         ...
 
     def add_erasure(self, digest: bytes, data: bytes) -> None:
@@ -231,6 +259,7 @@ class Keyring:
         self._current: dict[tuple[str | None, FieldClass], DataKey] = {}
         self._opened: dict[bytes, DataKey] = {}
         self._version = -1
+        self._living: set[bytes] = set()
         self._fresh: dict[bytes, tuple[WrappedDataKey, bytes]] = {}
         self.remembered: dict[tuple[str, str, str | None, str], tuple[int, ...]] = {}
         self._lookups: dict[tuple[Field, str], int] = {}
@@ -265,7 +294,8 @@ class Keyring:
         """
         now = self._now()
         if now >= self._month[1]:
-            self._begin_month(now)
+            with self._lock:
+                self._begin_month(now)
         found = self._current.get((subject, class_))
         if found is None:
             with self._lock:
@@ -321,33 +351,40 @@ class Keyring:
         named = set(ids)
         if not named:
             return
-        version = self._store.version()
-        if version != self._version:
-            self._check_living({key_id for key_id in named if key_id not in self._fresh})
-            self._version = version
-        fresh = [key for key_id in named if (key := self._fresh.get(key_id)) is not None]
-        if not fresh:
-            return
-        # Crash after this line: keys without boxes, which seal and reveal nothing.
-        try:
-            self._store.add(data_keys=[wrapped for wrapped, _ in fresh])
-        except Moved:
-            # Another process has rotated the KEK since; these keys never left this one.
-            with self._lock:
+        with self._lock:
+            self._check_living(named - self._fresh.keys())
+            fresh = [key for key_id in named if (key := self._fresh.get(key_id)) is not None]
+            if not fresh:
+                return
+            # Crash after this line: keys without boxes, which seal and reveal nothing.
+            try:
+                self._store.add(data_keys=[wrapped for wrapped, _ in fresh])
+            except Moved:
+                # Another process has rotated the KEK since; these keys never left this one.
                 self._keks.clear()
                 version = self._newest_kek()
-            self._store.add(data_keys=[self._wrapped(key, raw, version) for key, raw in fresh])
-        for wrapped, _ in fresh:
-            self._fresh.pop(wrapped.id, None)
+                self._store.add(data_keys=[self._wrapped(key, raw, version) for key, raw in fresh])
+            for wrapped, _ in fresh:
+                self._fresh.pop(wrapped.id, None)
+                self._living.add(wrapped.id)
 
     def _check_living(self, ids: set[bytes]) -> None:
-        gone = ids - {key.id for key in self._store.data_keys(ids)}
+        """Check that nobody has destroyed one of *ids*, which were durable once."""
+        version = self._store.version()
+        if version != self._version or len(self._living) > _MOST_HELD:
+            # Another process has changed keys: what was known of any of them holds no more.
+            self._living.clear()
+            self._version = version
+        unsure = ids - self._living
+        if not unsure:
+            return
+        gone = unsure - {key.id for key in self._store.data_keys(unsure)}
         if gone:
-            with self._lock:
-                self._current.clear()
-                for key_id in gone:
-                    self._opened.pop(key_id, None)
+            self._current.clear()
+            for key_id in gone:
+                self._opened.pop(key_id, None)
             raise Moved("keyring: a data key was destroyed since; what it sealed is sealed anew")
+        self._living |= unsure
 
     def _wrapped(self, key: WrappedDataKey, raw: bytes, version: int) -> WrappedDataKey:
         return msgspec.structs.replace(
@@ -373,9 +410,10 @@ class Keyring:
     def _unwrap(self, wrapped: WrappedDataKey) -> DataKey:
         key = self._decrypt(wrapped.kek, wrapped.wrapped, _context(wrapped), "data key")
         opened = DataKey(wrapped, key)
-        if len(self._opened) >= _MOST_HELD:
-            self._opened = {key_id: self._opened[key_id] for key_id in self._fresh}
-        self._opened[wrapped.id] = opened
+        with self._lock:
+            if len(self._opened) >= _MOST_HELD:
+                self._opened = {key_id: self._opened[key_id] for key_id in self._fresh}
+            self._opened[wrapped.id] = opened
         return opened
 
     def of_subject(self, subject: str) -> list[WrappedDataKey]:
@@ -411,10 +449,9 @@ class Keyring:
             self._current.clear()
             self._lookups.clear()
             self.remembered.clear()
+            # What is sealed and waits to be written may be under one of them.
+            self._living.difference_update(ids)
             self._store.destroy(data_keys=ids)
-            # What is sealed and waits to be written may be under one of them; the store
-            # tells of what others change, not of this.
-            self._version = -1
 
     # ---- Lookups ----
 
@@ -467,6 +504,7 @@ class Keyring:
 
         Raises:
             KeyUnavailable, StoreError: Both versions are there as long as both are needed.
+            Moved: Another process does the same at this moment.
         """
         with self._lock:
             self.keep(list(self._fresh))
@@ -474,9 +512,10 @@ class Keyring:
             version = max(versions, default=0) + 1
             self._add_kek(version)
             # Crash here, or anywhere below: several versions, each still wrapping some keys.
+            # Whoever adds a key from here on wraps it under the new one.
             for key in self._store.index_keys():
                 raw = self._decrypt(key.kek, key.wrapped, _index_context(key.number), "index key")
-                self._store.add(
+                self._store.rewrap(
                     index_keys=[
                         msgspec.structs.replace(
                             key,
@@ -487,7 +526,7 @@ class Keyring:
                 )
             for old in versions:
                 while batch := self._store.under(old, 1_000):
-                    self._store.add(data_keys=[self._rewrapped(key, version) for key in batch])
+                    self._store.rewrap(data_keys=[self._rewrapped(key, version) for key in batch])
             for old in versions:
                 # The keeper first: a version that the store has forgotten would never be
                 # destroyed, and open old copies of the keyring for ever.
@@ -504,9 +543,14 @@ class Keyring:
         """
         Make a new index key, under which new lookups are; return its number.
 
-        Older keys stay for what was recorded under them, until `destroy_index`.
+        Older keys stay for what was recorded under them.
+
+        Raises:
+            KeyUnavailable, StoreError: No key was made.
+            Moved: Another process has rotated keys at this moment; repeat it.
         """
         with self._lock:
+            self._keks.clear()  # another process may have rotated the KEK since
             number = max((key.number for key in self._store.index_keys()), default=0) + 1
             self._add_index_key(number)
             self._index_keys.clear()
@@ -617,7 +661,7 @@ class Keyring:
     def _decrypt(self, version: int, wrapped: bytes, context: bytes, what: str) -> bytes:
         try:
             return self._kek(version).decrypt(wrapped[:NONCE_SIZE], wrapped[NONCE_SIZE:], context)
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise KeyUnavailable(
                 f"vault key version {version}: does not open a {what} that is kept under it"
             ) from None

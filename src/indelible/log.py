@@ -18,11 +18,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from indelible.checkpoint import Checkpoint
-from indelible.entry import assemble, hash_to_text, time_to_text
+from indelible.entry import assemble, hash_to_text, microseconds, time_to_text
 from indelible.errors import Damaged, UnknownStream
 from indelible.merkle import leaf_hash
 from indelible.segment import TILES_LEVEL
 from indelible.store import Batch, Head
+from indelible.terms import terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,11 @@ def place(head: Head, events: Sequence[Sealed], now: int) -> Batch:
         first=head.size,
         bodies=bodies,
         leaves=leaves,
-        terms=[sealed.terms for sealed in events],
+        # Here and not where it was sealed: in the writer's thread, not in the caller's.
+        terms=[
+            terms_of(each.clear, microseconds(each.clear.occurred_at), each.lookups)
+            for each in events
+        ],
         rows=[sealed.row for sealed in events] if any(sealed.row for sealed in events) else (),
         tile_roots=nodes[TILES_LEVEL] if len(nodes) > TILES_LEVEL else (),
         head=replace(

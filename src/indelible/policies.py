@@ -9,6 +9,7 @@ edited is noticed, and a version that was never recorded is none.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ from indelible import query
 from indelible.custody import own_event
 from indelible.duration import Duration
 from indelible.entry import microseconds
-from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound
+from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound, StoreError
 from indelible.log import append, head_of
 from indelible.note import VerifierKey
 from indelible.policy import CUSTODY, OWNER, Policy
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from indelible.plan import Plan
     from indelible.policy import Approvals
     from indelible.query import Item
-    from indelible.store import Store, View
+    from indelible.store import Store, Transaction, View
 
 SET = "policy.set"
 """The action of the custody entry."""
+
+_ATTEMPTS = 5
 
 
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +66,7 @@ def text_of(policy: Policy) -> bytes:
     return policy.text or msgspec.json.encode(policy, order="deterministic")
 
 
+@lru_cache(maxsize=64)
 def parse(data: bytes) -> Policy:
     """
     Read what `text_of` writes.
@@ -178,61 +182,91 @@ def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = N
     Raises:
         InvalidPolicy: It does not follow the one in force.
         NotApproved: It loosens it, and too few people have approved.
+        InvalidSignature, Malformed: An approval, or the plan, is none.
         StoreError: Nothing was written.
+    """
+    for _ in range(_ATTEMPTS):
+        with owner.store.read() as view:
+            seen = head_of(view.heads(), CUSTODY)
+            old = current(view)
+            if old.digest == new.digest:
+                return
+            said = _verify(owner, view, old, new, now, consent)
+        with owner.store.write() as transaction:
+            head = head_of(transaction.heads(), CUSTODY)
+            # The policy in force, and the plans used, are what they were when it was checked.
+            if (head.log, head.size) == (seen.log, seen.size):
+                _set(owner, transaction, new, said, now, consent)
+                return
+    raise StoreError("custody stream: others wrote to it again and again; repeat this")
+
+
+def _verify(  # noqa: PLR0917 - what is in force, and what is to be
+    owner: Owner, view: View, old: Policy, new: Policy, now: datetime, consent: Consent | None
+) -> dict[str, Any]:
+    """
+    Check that *new* may follow *old*; return what the entry says of it.
+
+    Raises:
+        InvalidPolicy, NotApproved, InvalidSignature, Malformed: It may not.
     """
     from indelible.approval import verify_approvals  # noqa: PLC0415 - recording needs none of it
     from indelible.loosening import loosened, verify_succession  # noqa: PLC0415 - the same
 
-    with owner.store.read() as view:
-        old = current(view)
-        known = owner_keys(view)
-        used = {bytes.fromhex(plan) for plan in _plans(view)}
-    if old.digest == new.digest:
-        return
     if old.id != "default" or new.id == "default":  # the first of its own follows no other
         verify_succession(old, new)
     loosens = loosened(old, new)
     needed = old.governance.loosening
-    said: dict[str, Any] = {"loosens": loosens}
-    if loosens:
-        if consent is None and needed.n == 1 and OWNER in needed.from_:
-            said["self_approved"] = True
-        else:
-            plan = _plan_of(consent, new, needed)
-            verified = verify_approvals(
-                plan,
-                () if consent is None else consent.approvals,
-                policy=old,
-                needed=needed,
-                owner_keys=known,
-                now=now,
-                used=used,
-                trail=owner.id,
+    if not loosens:
+        return {"loosens": loosens}
+    if consent is None and needed.n == 1 and OWNER in needed.from_ and needed.cooling_off is None:
+        return {"loosens": loosens, "self_approved": True}
+    plan = _plan_of(consent, new, needed)
+    notes = () if consent is None else consent.approvals
+    verified = verify_approvals(
+        plan,
+        notes,
+        policy=old,
+        needed=needed,
+        owner_keys=owner_keys(view),
+        now=now,
+        used={bytes.fromhex(used) for used in _plans(view)},
+        trail=owner.id,
+    )
+    return {
+        "loosens": loosens,
+        "self_approved": verified.self_approved,
+        "plan": plan.digest.hex(),
+        "approvals": [note.decode() for note in notes],
+    }
+
+
+def _set(  # noqa: PLR0917 - as `change`
+    owner: Owner,
+    transaction: Transaction,
+    new: Policy,
+    said: dict[str, Any],
+    now: datetime,
+    consent: Consent | None,
+) -> None:
+    """Write the entry that sets *new*, with its document and the logs that it adds."""
+    transaction.add_document(text_of(new))
+    if consent is not None:
+        transaction.add_document(consent.plan)
+    streams = {head.stream for head in transaction.heads().values()}
+    events = []
+    for stream in new.streams:
+        if stream not in streams:
+            # Crash before the transaction ends: a key that nothing knows; it is made
+            # anew by whoever repeats this.
+            signer = owner.new_signer(stream)
+            transaction.create(Head(log=stream, origin=signer.name))
+            events.append(
+                own_event(owner.id, "key.create", log=stream, key=signer.verifier.to_text())
             )
-            said["self_approved"] = verified.self_approved
-            said["plan"] = plan.digest.hex()
-            said["approvals"] = (
-                [] if consent is None else [note.decode() for note in consent.approvals]
-            )
-    with owner.store.write() as transaction:
-        heads = transaction.heads()
-        transaction.add_document(text_of(new))
-        if consent is not None:
-            transaction.add_document(consent.plan)
-        streams = {head.stream for head in heads.values()}
-        events = []
-        for stream in new.streams:
-            if stream not in streams:
-                # Crash before the transaction ends: a key that nothing knows; it is
-                # made anew by whoever repeats this.
-                signer = owner.new_signer(stream)
-                transaction.create(Head(log=stream, origin=signer.name))
-                events.append(
-                    own_event(owner.id, "key.create", log=stream, key=signer.verifier.to_text())
-                )
-        events.append(own_event(owner.id, SET, **set_by(new, **said)))
-        target = head_of(transaction.heads(), CUSTODY)
-        append(transaction, target, events, owner.signer_of(target), microseconds(now))
+    events.append(own_event(owner.id, SET, **set_by(new, **said)))
+    target = head_of(transaction.heads(), CUSTODY)
+    append(transaction, target, events, owner.signer_of(target), microseconds(now))
 
 
 def plan_change(owner: Owner, new: Policy, now: datetime, *, requester: str) -> Plan:

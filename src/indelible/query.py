@@ -45,7 +45,7 @@ from indelible.fields import split
 from indelible.keyring import networks_of
 from indelible.log import restore
 from indelible.merkle import inclusion_proof
-from indelible.policy import CUSTODY
+from indelible.policy import CUSTODY, Sight
 from indelible.proof import Proof
 from indelible.seal import unseal
 from indelible.segment import BLOCK
@@ -252,13 +252,13 @@ class Query:
         Args:
             opener: Knows by what committed values can be found.
         """
-        groups = tuple(
+        groups = (
             _terms(field, values, opener)
             for field in (*_EXCLUDABLE, "session", "ip", "value")
             if (values := getattr(self, field))
         )
         base = Wanted(
-            groups=groups,
+            groups=tuple(group for group in groups if group is not None),
             recorded=_range(self.since, self.until, _ALWAYS.recorded),
             occurred=_range(self.occurred_since, self.occurred_until, _ALWAYS.occurred),
         )
@@ -270,11 +270,12 @@ class Query:
 
     def unwanted(self, opener: Opener | None = None) -> tuple[frozenset[int], ...]:
         """Return the terms of what is left out, a set for each field."""
-        return tuple(
+        groups = (
             _terms(field, values, opener)
             for field in _EXCLUDABLE
             if (values := getattr(self, f"without_{field}"))
         )
+        return tuple(group for group in groups if group is not None)
 
     def matches(self, entry: Entry, event: Event) -> bool:
         """Tell whether this *entry* with this *event* is asked for, in a stream that is."""
@@ -859,6 +860,7 @@ _FIELDS = {
     "actor": (Field.ACTOR, Field.ACTOR_TYPE),
     "resource": (Field.RESOURCE, Field.RESOURCE_TYPE),
 }
+"""Fields of a type and an id, and what the index knows each by."""
 
 
 def _has_address(event: Event, wanted: Sequence[str]) -> bool:
@@ -887,14 +889,19 @@ def value_at(event: Event, path: str) -> object:
     return found
 
 
-def _terms(field: str, values: Sequence[str], opener: Opener | None) -> frozenset[int]:
+def _terms(field: str, values: Sequence[str], opener: Opener | None) -> frozenset[int] | None:
+    """Return what the index may know *values* by; None where only reading all can tell."""
     found: set[int] = set()
     for value in values:
-        if field not in ("ip", "value"):
-            found.add(_term(field, value, opener))
-        if opener is not None and (looked_up := _LOOKED_UP.get(field)) is not None:
-            text = f"/client/ip={value}" if field == "ip" else value
-            found |= opener.lookups(looked_up, text)
+        if field in _LOOKED_UP:
+            terms = _looked_up(field, value, opener)
+            if terms is None:
+                return None
+            found |= terms
+        elif field == "action" and value.endswith(".*"):
+            found.add(term(Field.ACTION_WILDCARD, value))
+        else:
+            found.add(term(Field[field.upper()], value))
     return frozenset(found)
 
 
@@ -905,19 +912,36 @@ _LOOKED_UP = {
     "ip": Field.VALUE_LOOKUP,
     "value": Field.VALUE_LOOKUP,
 }
+"""Fields whose values may be committed, and so be found by lookups."""
 
 
-def _term(field: str, value: str, opener: Opener | None) -> int:
-    if field in _FIELDS and opener is not None:
-        kind, _, identity = value.partition(":")
-        if opener.is_pseudonym(identity):  # which no index knows
-            value = f"{kind}:*"
-    if field in _FIELDS:
-        exact, of_type = _FIELDS[field]
-        return term(of_type, value[:-2]) if value.endswith(":*") else term(exact, value)
-    if field == "action" and value.endswith(".*"):
-        return term(Field.ACTION_WILDCARD, value)
-    return term(Field[field.upper()], value)
+def _looked_up(field: str, value: str, opener: Opener | None) -> frozenset[int] | None:
+    kind, _, identity = value.partition(":") if field in _FIELDS else ("", "", value)
+    if field in _FIELDS and identity == "*":
+        return frozenset({term(_FIELDS[field][1], kind)})
+    in_clear = frozenset[int]() if field in ("ip", "value") else _in_clear(field, value)
+    if opener is None:
+        return in_clear
+    # The index proposes nothing for a value that the viewer does not see: what is read, and
+    # so how long it takes and what it says of openings, must not depend on it.
+    path = _path_of(field, value)
+    seen = None if opener.is_pseudonym(identity) else opener.finds(path)
+    if seen is None or (field in ("ip", "value") and opener.may_be_clear(path)):
+        return frozenset({term(_FIELDS[field][1], kind)}) if field in _FIELDS else None
+    if seen is not Sight.PLAIN:
+        return in_clear
+    text = f"{path}={value}" if field == "ip" else value
+    return in_clear | opener.lookups(_LOOKED_UP[field], text)
+
+
+def _in_clear(field: str, value: str) -> frozenset[int]:
+    return frozenset({term(Field[field.upper()], value)})
+
+
+def _path_of(field: str, value: str) -> str:
+    if field == "value":
+        return value.partition("=")[0]
+    return {"ip": "/client/ip", "session": "/session"}.get(field, f"/{field}/id")
 
 
 def _range(

@@ -15,17 +15,18 @@ What may go is for `indelible.erasure` and `indelible.expiry` to say.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
-from indelible import policies
+from indelible import policies, query
 from indelible.access import Viewer
 from indelible.approval import verify_approvals
 from indelible.box import Box, Found, Row, ValueState, enclose
-from indelible.covers import Covers, needed_for
+from indelible.covers import Covers, needed_for, said_by
 from indelible.custody import own_event, private_event
 from indelible.entry import Entry, microseconds
 from indelible.errors import (
@@ -40,7 +41,9 @@ from indelible.event import Outcome
 from indelible.keyring import Erasure, subject_number
 from indelible.log import append, head_of, restore
 from indelible.plan import Plan, covers, text_of
+from indelible.policies import Consent
 from indelible.policy import COMMITTED, CUSTODY, FieldClass
+from indelible.query import Query
 from indelible.retention import Value
 from indelible.seal import unseal
 from indelible.segment import BLOCK, SEGMENT
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
     from indelible.covers import Cover
     from indelible.keyring import DataKey, Keyring
     from indelible.keys import Signer
-    from indelible.policies import Consent
     from indelible.policy import Policy
     from indelible.seal import Clear, Sealed
     from indelible.store import Head, Store, View
@@ -227,6 +229,21 @@ class Removal(ABC):
             NotApproved: Something has to stay.
         """
 
+    def resume(self) -> list[Done]:
+        """
+        Finish what was begun and cut off, as far as nothing stops it by now.
+
+        Raises:
+            StoreError: Some may be half done; repeat it.
+        """
+        with self.owner.store.read() as view:
+            cut_off = _unfinished(view, self.kind)
+        done = []
+        for consent in cut_off:
+            with suppress(NotApproved):  # a hold came in between; that is recorded
+                done.append(self.carry_out(consent))
+        return done
+
     def finish(self, plan: Plan) -> dict[str, int]:  # noqa: ARG002 - of others
         """Do what *plan* asks for besides; return where logs begin since. May be repeated."""
         return {}
@@ -376,6 +393,26 @@ class Removal(ABC):
         )
 
 
+def _unfinished(view: View, kind: str) -> list[Consent]:
+    """Return the plans that were begun, and of which no entry says that they are effective."""
+    begin, effective = f"{kind}.begin", f"{kind}.effective"
+    asked = Query(stream=CUSTODY, action=(begin, effective), newest_first=False)
+    begun: dict[str, list[str]] = {}
+    for item in query.matches(view, asked):
+        said = said_by(item)
+        if item.event.action == begin:
+            begun[str(said.get("plan"))] = said.get("approvals", [])
+        else:
+            begun.pop(str(said.get("plan")), None)
+    return [
+        Consent(
+            plan=policies.document(view, bytes.fromhex(digest)),
+            approvals=tuple(note.encode() for note in approvals),
+        )
+        for digest, approvals in begun.items()
+    ]
+
+
 def _verify_plan(plan: Plan, policy: Policy, trail: str, at: datetime) -> None:
     """
     Check that a plan that nobody has to approve is for this trail, policy and time.
@@ -448,7 +485,7 @@ def remove(owner: Owner, plan: Plan, cover: Cover) -> int:
     touched = set(() if known is None else known.keys)
     entries: dict[str, dict[int, Forgotten]] = {}
     with owner.store.read() as view:
-        left = _Left(view, vault, policies.current(view))
+        left = _Left(view, vault, policies.current(view), destroyed=frozenset(touched))
         sizes = {log: head.size for log, head in view.heads().items()}
         here = {
             place: paths
@@ -487,12 +524,18 @@ class _Left:
     """
     Works out what is left of entries.
 
+    Args:
+        destroyed: Data keys that the same removal has destroyed before, if they are gone.
+
     Attributes:
         fresh: New data keys for what is left in a box, by the key that it was under.
     """
 
-    def __init__(self, view: View, vault: Vault, policy: Policy) -> None:
+    def __init__(
+        self, view: View, vault: Vault, policy: Policy, *, destroyed: frozenset[bytes]
+    ) -> None:
         self.fresh: dict[bytes, DataKey] = {}
+        self._destroyed = destroyed
         self._vault = vault
         self._opener = vault.opener(Viewer(), policy)
         self._lookups = _Lookups(view)
@@ -549,8 +592,10 @@ class _Left:
             if len(left) == len(box.positions):
                 boxes.append(box)
             elif left and self._is_dead(box, keys):
-                # Nobody can open it any more; it only says that there was something.
-                boxes.append(Box(box.number, left, box.key, box.data))
+                # Nobody can open it any more; it only says that there was something, and
+                # by which key. Of what was destroyed on purpose nothing else stays.
+                data = b"" if box.key in self._destroyed else box.data
+                boxes.append(Box(box.number, left, box.key, data))
             elif left:
                 boxes.append(self._reboxed(kept, box, left, found, keys))
         return tuple(boxes)

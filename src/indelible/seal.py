@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import os
 from base64 import urlsafe_b64encode
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - msgspec reads the types at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET
 
 from indelible.detectors import find as find_secret
-from indelible.disclosure import commitment_of, leaf_of, write
-from indelible.entry import hash_to_text, microseconds
+from indelible.disclosure import commitment_of, is_hash, leaf_of, write
+from indelible.entry import hash_to_text
 from indelible.errors import EventTooLarge, InvalidEvent, Malformed
 from indelible.event import (
     Actor,
@@ -42,7 +42,6 @@ from indelible.event import (
 )
 from indelible.fields import split
 from indelible.policy import FieldClass, FieldRule, Level
-from indelible.terms import Terms, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -171,7 +170,10 @@ class Clear(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
         try:
             for path in self.committed:
                 if values is not None and path in values:
-                    _put(parts, plain, path, values[path])
+                    value = values[path]
+                    # The fingerprint of a secret is a text, whatever the secret was.
+                    is_print = path in self.dropped and isinstance(value, str)
+                    (_mask if is_print else _put)(parts, plain, path, value)
                 else:
                     _mask(parts, plain, path, WITHHELD if masks is None else masks[path])
             for path in self.dropped:
@@ -200,7 +202,14 @@ class Clear(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
                 approval=Approval(**parts["approval"]) if "approval" in parts else None,
                 source=Source(**parts["source"]) if "source" in parts else None,
             )
-        except (InvalidEvent, msgspec.MsgspecError, TypeError, KeyError, AttributeError) as error:
+        except (
+            InvalidEvent,
+            msgspec.MsgspecError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+        ) as error:
             raise Malformed(f"event {self.id}: {error}") from error
 
 
@@ -295,15 +304,6 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lookups: tuple[int, ...] = ()
 
     @property
-    def terms(self) -> Terms:
-        """
-        What the entry can be found by.
-
-        Derived when it is placed: in the writer's thread, not in the caller's.
-        """
-        return terms_of(self.clear, microseconds(self.clear.occurred_at), self.lookups)
-
-    @property
     def id(self) -> str:
         """The event's id."""
         return self.clear.id
@@ -389,6 +389,8 @@ def unseal(data: bytes) -> Clear:
         raise Malformed(f"event {clear.id}: not in the exact form")
     if (clear.commitment is None) == bool(clear.committed):
         raise Malformed(f"event {clear.id}: found paths without a commitment, or one without them")
+    if clear.commitment is not None and not is_hash(clear.commitment):
+        raise Malformed(f"event {clear.id}: found a commitment that is no hash")
     return clear
 
 
@@ -443,7 +445,7 @@ class _Taking:
 
     __slots__ = ("_clear", "_rules", "values")
 
-    def __init__(self, clear: Clear, policy: Policy) -> None:
+    def __init__(self, clear: Clear, policy: Policy) -> None:  # noqa: C901, PLR0912 - a line a field, on the hot path
         self._clear = clear
         self._rules = policy.classification(clear.actor.type, clear.resource.type)
         self.values: list[Value] = []
@@ -478,10 +480,9 @@ class _Taking:
                 ip = None
             if agent is not None and take("/client/user_agent", agent):
                 agent = None
-            if ip is None and agent is None:
-                clear.client = None
-            elif ip is not client.ip or agent is not client.user_agent:
-                clear.client = Client(ip=ip, user_agent=agent)
+            if ip is not client.ip or agent is not client.user_agent:
+                some = ip is not None or agent is not None
+                clear.client = Client(ip=ip, user_agent=agent) if some else None
         if clear.tenant is not None and take("/tenant", clear.tenant):
             clear.tenant = None
         if (approval := clear.approval) is not None:
@@ -495,14 +496,14 @@ class _Taking:
     def _take(self, path: str, value: object) -> bool:
         """Tell whether the value at *path* leaves, and keep it if it is to be committed."""
         rule = self._rules[path]
-        if rule.class_ is FieldClass.PUBLIC:
+        if rule.class_ is _PUBLIC:
             if path not in NETTED or find_secret(path, value) is None:
                 return False
             # The net: better a value in the vault that might have been public than a
             # secret in a log that never forgets.
             rule = _CAUGHT
             self._clear.caught += (path,)
-        if rule.class_ is FieldClass.SECRET:
+        if rule.class_ is _SECRET:
             self._clear.dropped += (path,)
             if rule.fingerprint:
                 self.values.append(Value(path=path, value=value, rule=rule))
@@ -517,10 +518,10 @@ class _Taking:
         whole = rules[container]
         for name, value in given.items():
             path, rule = rules.below(container, name)
-            if path == container and rule.class_ is not FieldClass.PUBLIC:
+            if path == container and rule.class_ is not _PUBLIC:
                 rest[name] = value
                 continue
-            if rule.class_ is FieldClass.PUBLIC:
+            if rule.class_ is _PUBLIC:
                 # What looks like a secret has a path of its own only where its name is
                 # declared; else it goes with what stays together.
                 found = find_secret(name, _shown(value))
@@ -532,16 +533,16 @@ class _Taking:
                     rest[name] = value
                     continue
                 rule = _CAUGHT
-            if rule.class_ is FieldClass.SECRET:
+            if rule.class_ is _SECRET:
                 self._clear.dropped += (path,)
                 if not rule.fingerprint:
                     continue
             self.values.append(Value(path=path, value=value, rule=rule))
         if rest:
-            if whole.class_ is FieldClass.SECRET:
+            if whole.class_ is _SECRET:
                 self._clear.dropped += (container,)
             else:
-                rule = _CAUGHT if whole.class_ is FieldClass.PUBLIC else whole
+                rule = _CAUGHT if whole.class_ is _PUBLIC else whole
                 self.values.append(Value(path=container, value=rest, rule=rule))
         return kept or (given if not given else None)
 
@@ -578,6 +579,9 @@ is personal, whatever the policy says.
 """
 
 _CAUGHT = FieldRule(class_=FieldClass.PERSONAL, search="exact")
+
+# Until Python 3.12 an enum finds its members in code of its own: too dear for each value.
+_PUBLIC, _SECRET = FieldClass.PUBLIC, FieldClass.SECRET
 
 
 def _shown(value: object) -> object:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from indelible.box import Found
-    from indelible.keyring import WrappedDataKey
     from indelible.query import Item
     from indelible.store import View
     from indelible.vault import Opener, Vault
@@ -204,6 +203,10 @@ def answer(
 
 _SAYS = (
     (
+        "An entry is about the subject if the subject is its actor or its resource. Who is"
+        " only named elsewhere in it, on whose behalf another acted perhaps, is not looked for."
+    ),
+    (
         "Values are attributed by the policy that they were recorded under: one that it gave"
         " no subject is nobody's, and not here."
     ),
@@ -219,15 +222,15 @@ _SAYS = (
     ),
 )
 _HIDDEN = (
-    "The role does not see {} values: entries with no other value of the subject are not here,"
-    " nor what legal holds keep."
+    "The role does not see {} values: entries that it cannot tell to be about the subject are"
+    " not here, nor what legal holds keep."
 )
 
 
 class _Search:
     """Finds what is of one subject."""
 
-    def __init__(  # noqa: PLR0917 - as `answer`
+    def __init__(
         self,
         view: View,
         vault: Vault,
@@ -241,10 +244,10 @@ class _Search:
         # For what is read and not shown: it does not count as opened.
         self._reader = vault.opener(opener.viewer, policy)
         self._hashes = frozenset(vault.keyring.subject_hashes(subject))
-        # What a hold is on may be what the role does not see.
-        self._held = None
-        if all(map(opener.viewer.sees, COMMITTED)):
-            self._held = holds.Held(view, vault, policy)
+        # Keys tell whose a value is, and holds what they are on: also what the role does
+        # not see.
+        self._sees_all = all(map(opener.viewer.sees, COMMITTED))
+        self._held = holds.Held(view, vault, policy) if self._sees_all else None
         self._covers = Covers.read(view)
         self._deferred = {
             (item.log, item.index, path): item.ground
@@ -266,41 +269,36 @@ class _Search:
                 some = indexes[at : at + BLOCK]
                 rows = self._view.rows(log, some)
                 keys = self._vault.keyring.wrapped({box.key for row in rows for box in _boxes(row)})
-                known = {key.id: key for key in keys}
+                owners = {key.id: key.subject for key in keys}
                 items = query.items(self._view, log, some, self._reader)
                 for item, row in zip(items, rows, strict=True):
-                    yield item, self._entry(item, row, known)
+                    yield item, self._entry(item, row, owners)
 
-    def _entry(
-        self, item: Item, row: bytes, known: Mapping[bytes, WrappedDataKey]
-    ) -> HeldEntry | None:
+    def _entry(self, item: Item, row: bytes, owners: Mapping[bytes, bytes]) -> HeldEntry | None:
         clear, committed = item.clear, item.clear.committed
         found = self._opener.look(item.log, item.index, clear, row, self._opener.keys([row]))
         boxed = {
-            committed[at]: known.get(box.key)
+            committed[at]: owners.get(box.key)
             for box in _boxes(row)
             for at in box.positions
             if 0 <= at < len(committed)
         }
-        # Of a value that the role does not see, a key must not tell whose it is.
-        sees = self._opener.viewer.sees
-        mine = {
-            path
-            for path, key in boxed.items()
-            if key is not None and key.subject in self._hashes and sees(key.class_)
-        }
+        mine = set()
+        if self._sees_all:
+            mine = {path for path, owner in boxed.items() if owner in self._hashes}
         shown = {path: each for path, each in found.items() if self._is_shown(each)}
         named = self._named(item)
         parts = self._parts(item, named, shown)
         parts |= {part for path in mine if (part := self._sealed_by(item, path).subject)}
-        if not parts and not named and not mine:
+        if not parts and not mine:
             return None
         mine |= {f"/{part}/id" for part in parts}.intersection(committed)
-        # Of what is gone or not seen, the policy says it: whose it is follows from the rest.
+        # Where no key may tell or can, whose a value is follows from who the actor is, and
+        # the resource.
         mine |= {
             path
             for path in committed
-            if ((key := boxed.get(path)) is None or not sees(key.class_))
+            if (not self._sees_all or boxed.get(path) is None)
             and self._sealed_by(item, path).subject in parts
         }
         event = clear.event(

@@ -119,8 +119,10 @@ def terms_of(clear: Clear, occurred_at: int, lookups: tuple[int, ...] = ()) -> T
         lookups: Those of its committed values.
     """
     actor, resource, session, trace = clear.actor, clear.resource, clear.session, clear.trace
-    committed = clear.committed
-    actor_key = (actor.type, actor.id, actor.id is None and "/actor/id" in committed)
+    is_elsewhere = actor.id is None and (
+        "/actor/id" in clear.committed or "/actor/id" in clear.dropped
+    )
+    actor_key = (actor.type, actor.id, is_elsewhere)
     resource_key = (resource.type, resource.id, False)
     try:
         # The writer's thread does this for each event: three look-ups, no calls.
@@ -167,8 +169,8 @@ def _remember(
 
 
 def _of_actor(key: tuple[str, str | None, bool]) -> tuple[int, ...]:
-    kind, identity, is_committed = key
-    if is_committed:
+    kind, identity, is_elsewhere = key
+    if is_elsewhere:  # committed or dropped, and so not in clear
         return (term(Field.ACTOR_TYPE, kind),)
     text = kind if identity is None else f"{kind}:{identity}"
     return (term(Field.ACTOR, text), term(Field.ACTOR_TYPE, kind))
@@ -176,7 +178,7 @@ def _of_actor(key: tuple[str, str | None, bool]) -> tuple[int, ...]:
 
 def _of_resource(key: tuple[str, str | None, bool]) -> tuple[int, ...]:
     kind, identity, _ = key
-    if identity is None:  # it is committed: no resource is without an id
+    if identity is None:  # it is committed or dropped: no resource is without an id
         return (term(Field.RESOURCE_TYPE, kind),)
     return (term(Field.RESOURCE, f"{kind}:{identity}"), term(Field.RESOURCE_TYPE, kind))
 

@@ -140,6 +140,7 @@ class Trail:
             raise
         self.viewer = Viewer.of(in_force, role, case=case, purpose=purpose)
         self._openings = Openings()
+        self._to_pin: dict[str, VerifierKey] = {}
         self._covers: Covers | None = None
         self._closed = False
         self._custody = Custody(self.id)
@@ -579,6 +580,19 @@ class Trail:
         self._check_open()
         return carry_out(self, consent, datetime.now(UTC))
 
+    def resume(self) -> list[Done]:
+        """
+        Finish erasures and purges that were begun and cut off; where there are none, do nothing.
+
+        Raises:
+            StoreError: Some may be half done; repeat it.
+        """
+        from indelible import erasure, expiry  # noqa: PLC0415 - recording needs none of it
+
+        self._check_open()
+        now = datetime.now(UTC)
+        return [*erasure.resume(self, now), *expiry.resume(self, now)]
+
     @contextmanager
     def forgetting(self) -> Iterator[None]:
         """
@@ -614,7 +628,12 @@ class Trail:
             NotApproved: It loosens that one, and too few people have approved.
         """
         self._check_open()
+        self._to_pin.clear()
         policies.change(self, policy, datetime.now(UTC), consent)
+        # Crash here: new logs that nobody has pinned, as every verdict says. Pinned before
+        # they are there, they would look like logs that somebody took away.
+        with suppress(OSError, Malformed):
+            self.pins().pin(self._to_pin)
         self._recorder.policy = policy
 
     def plan_policy(self, policy: Policy, *, requester: str = OWNER) -> Plan:
@@ -648,8 +667,7 @@ class Trail:
     def new_signer(self, log: str) -> Signer:
         """Make the key of a log that does not exist yet, in the place of one that nothing knows."""
         key = self._signers.make(log, f"{self.origin}/{log}")
-        with suppress(OSError, Malformed):
-            self.pins().pin({log: key.verifier})
+        self._to_pin[log] = key.verifier
         return key
 
     def verify(

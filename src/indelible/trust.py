@@ -26,7 +26,7 @@ from indelible.verdict import Finding, Level, Verdict, collecting
 from indelible.verify import Seen, first_of, verify_trail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from indelible.accounting import Accounts
@@ -82,24 +82,21 @@ def _accounted(
     progress: Callable[[int, int], None] | None,
 ) -> Verdict:
     """Add to the *verdict* on the logs what became of the values that they commit to."""
-    from indelible.accounting import account  # noqa: PLC0415 - who verifies logs alone needs none
+    from indelible.accounting import account_for  # noqa: PLC0415 - of logs alone, nothing is
 
-    found: list[Finding] = []
-    with collecting(found, CUSTODY, "values"), store.read() as view:
-        accounts = account(view, vault, progress=progress)
-        found += _alarms(accounts)
-        verdict = replace(
-            verdict,
-            values={state.value: count for state, count in sorted(accounts.totals.items())},
-            does_not_show=(*verdict.does_not_show, *_limits(accounts)),
-        )
-    if not found:
-        return verdict
-    return replace(verdict, level=Level.TAMPERED, findings=(*verdict.findings, *found))
+    accounts = account_for(store, vault, progress=progress)
+    found = tuple(_alarms(accounts, {finding.log for finding in verdict.findings}))
+    return replace(
+        verdict,
+        level=Level.TAMPERED if found else verdict.level,
+        findings=(*verdict.findings, *found),
+        values={state.value: count for state, count in sorted(accounts.totals.items())},
+        does_not_show=(*verdict.does_not_show, *_limits(accounts)),
+    )
 
 
-def _alarms(accounts: Accounts) -> Iterator[Finding]:
-    for wrong in accounts.wrong:
+def _alarms(accounts: Accounts, named: Collection[str]) -> Iterator[Finding]:
+    for wrong in (*accounts.wrong, *accounts.hidden):
         log, _, index = wrong.entry.partition("#")
         yield Finding(log=log, where=f"entry {index}", what=wrong.what)
     for each in accounts.alarms:
@@ -110,7 +107,9 @@ def _alarms(accounts: Accounts) -> Iterator[Finding]:
         yield Finding(log=accounts.alarms[-1].log, where="values", what=what)
     for part in accounts.unaccounted:
         log, _, what = part.partition(": ")
-        yield Finding(log=log, where="values", what=what)
+        # Where the log itself was found not to hold, this is the same thing again.
+        if log not in named:
+            yield Finding(log=log, where="values", what=what)
 
 
 def _limits(accounts: Accounts) -> Iterator[str]:

@@ -9,6 +9,7 @@ can show it by mistake.
 from __future__ import annotations
 
 import hmac
+import os
 from base64 import urlsafe_b64decode
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import msgspec
 from indelible.access import MASK, MASKS, PSEUDONYM, Viewer, pseudonym
 from indelible.box import Box, Found, Row, ValueState, binding, enclose, look_into
 from indelible.errors import Damaged, KeyUnavailable, VerificationError
-from indelible.keyring import networks_of
+from indelible.keyring import NONCE_SIZE, networks_of
 from indelible.policy import COMMITTED, FieldClass, Sight
 from indelible.seal import NETTED, Sealed
 from indelible.terms import Field
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _json = msgspec.json.Encoder(decimal_format="string").encode
 
 _MOST_REMEMBERED = 65_536
+
+# Until Python 3.12 an enum finds its members in code of its own: too dear for each value.
+_INTERNAL, _SECRET = FieldClass.INTERNAL, FieldClass.SECRET
 
 IDENTITIES = frozenset({"/actor/id", "/actor/name", "/resource/id", "/resource/name"})
 """Paths whose values tell people apart: a pseudonym can stand for them."""
@@ -80,13 +84,12 @@ class Vault:
         subjects = {None: None, "actor": sealed.actor, "resource": sealed.resource}
         for position, value in enumerate(values):
             rule = value.rule
-            subject, class_ = subjects[rule.subject], rule.class_
-            if class_ is FieldClass.SECRET:  # its fingerprint
-                class_ = FieldClass.INTERNAL
-            try:
-                groups[subject, class_].append(position)
-            except KeyError:
-                groups[subject, class_] = [position]
+            class_ = _INTERNAL if rule.class_ is _SECRET else rule.class_  # its fingerprint
+            group = (subjects[rule.subject], class_)
+            if group in groups:
+                groups[group].append(position)
+            else:
+                groups[group] = [position]
             if rule.search is not None:
                 lookups += self._numbers(value, sealed)
         keyring, disclosures = self.keyring, sealed.disclosures
@@ -94,13 +97,15 @@ class Vault:
         boxes: list[Box] = []
         # Of the keys themselves, not of the subjects: an index key may be rotated between.
         owners: set[int] = set()
-        for (subject, class_), positions in groups.items():
+        # One call for all of them: what it costs is going into the kernel and coming back.
+        random = os.urandom(NONCE_SIZE * len(groups))
+        for number, ((subject, class_), positions) in enumerate(groups.items()):
             key = keyring.data_key(subject, class_)
             if key.lookup is not None:
                 owners.add(key.lookup)
-            boxes.append(
-                enclose(len(boxes), positions, [disclosures[at] for at in positions], key, bound)
-            )
+            nonce = random[NONCE_SIZE * number : NONCE_SIZE * (number + 1)]
+            inside = [disclosures[at] for at in positions]
+            boxes.append(enclose(number, positions, inside, key, bound, nonce))
         lookups += owners
         return Sealed(
             event=sealed.event,
@@ -346,12 +351,31 @@ class Opener:
                 return Sight.PLAIN
         return sights.pop() if len(sights) == 1 else None
 
+    def finds(self, path: str) -> Sight | None:
+        """
+        Return how the viewer finds entries by committed values at *path*.
+
+        In plain: by the index. Masked or hidden: not at all. None: by reading what may have
+        one, since not all of them are seen, or are in the index.
+        """
+        sight = self.sight(path)
+        return None if sight is Sight.PLAIN and not self.is_searchable(path) else sight
+
+    def may_be_clear(self, path: str) -> bool:
+        """Tell whether a value at *path* may stand in the log itself."""
+        rules = self._rules_of(path) or self._policy.rules_of(path)
+        return any(rule.class_ is FieldClass.PUBLIC for rule in rules)
+
     def is_searchable(self, path: str) -> bool:
         """Tell whether every committed value at *path* can be found by the index."""
         rules = self._rules_of(path)
         if rules is None:
             rules = self._policy.rules_of(path)
-        return all(rule.search or rule.class_ is FieldClass.PUBLIC for rule in rules)
+        return all(
+            rule.class_ is FieldClass.PUBLIC
+            or (rule.search and (rule.fingerprint or rule.class_ is not FieldClass.SECRET))
+            for rule in rules
+        )
 
     def _sight(self, path: str, class_: FieldClass) -> Sight:
         if self.viewer.sees(class_):

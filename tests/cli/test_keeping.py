@@ -80,7 +80,8 @@ def test_a_backup_may_go_without_keys(shell: Shell, trail: Path, tmp_path: Path)
 
     assert not [*(tmp_path / "copy").rglob("*.key")]
     assert 0 == shell("verify", tmp_path / "copy").code
-    assert 0 == shell("restore", tmp_path / "copy", tmp_path / "new", "--keys", trail / "keys").code
+    brought = ("--keys", trail / "keys", "--keyring", trail / "keyring.db")
+    assert 0 == shell("restore", tmp_path / "copy", tmp_path / "new", *brought).code
     assert 0 == shell("record", tmp_path / "new", *EVENT).code
 
 

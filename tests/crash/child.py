@@ -18,15 +18,19 @@ import sqlite3
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import indelible
 import indelible.backup
+import indelible.expiry
+import indelible.purging
 import indelible.stores.sqlite
 import indelible.verify
 from indelible.event import Actor, Event, Outcome, Resource
+from indelible.policies import Consent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,6 +141,30 @@ def restore(path: Path, ack: Ack, *, source: str, **_: Any) -> None:
     ack(lost=indelible.backup.restore(source, path))
 
 
+def erase(path: Path, ack: Ack, *, consent: list[str], **_: Any) -> None:
+    """Carry out the plan of an erasure; its file stands first, then those of its approvals."""
+    plan, *approvals = (Path(each).read_bytes() for each in consent)
+    with indelible.open(path) as trail:
+        trail.erase(Consent(plan=plan, approvals=tuple(approvals)))
+        ack(done=True)
+
+
+def purge(path: Path, ack: Ack, *, plan: str, at: str, **_: Any) -> None:
+    """Carry out the plan of a purge in the file *plan*, as if it were *at*."""
+    consent = Consent(plan=Path(plan).read_bytes())
+    with indelible.open(path) as trail:
+        indelible.expiry.carry_out(trail, consent, datetime.fromisoformat(at))
+        ack(done=True)
+
+
+def purge_prefix(path: Path, ack: Ack, *, first: int, **_: Any) -> None:
+    """Purge the entries before *first*."""
+    with indelible.open(path) as trail:
+        now = datetime.now(UTC)
+        indelible.purging.purge_prefix(trail, "user", first, plan_digest=None, now=now)
+        ack(purged=first)
+
+
 def faulty_disk(path: Path, ack: Ack, *, at: int, count: int, error: int, **_: Any) -> None:
     """Record while some operations of the disk fail, and say how each event ended."""
     recorder = ctypes.CDLL(os.environ["LD_PRELOAD"])
@@ -157,7 +185,19 @@ def faulty_disk(path: Path, ack: Ack, *, at: int, count: int, error: int, **_: A
 
 
 WORK = {
-    work.__name__: work for work in (create, load, settle, rotate, backup, restore, faulty_disk)
+    work.__name__: work
+    for work in (
+        create,
+        load,
+        settle,
+        rotate,
+        backup,
+        restore,
+        erase,
+        purge,
+        purge_prefix,
+        faulty_disk,
+    )
 }
 
 

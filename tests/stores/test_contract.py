@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from indelible import log
-from indelible.errors import StoreError
+from indelible.errors import CallerError, Purged, StoreError
 from indelible.event import Actor, Event, Outcome, Resource, Trace
 from indelible.keys import SigningKey
 from indelible.merkle import leaf_hash, root_at, root_of
 from indelible.note import Note
 from indelible.seal import seal
 from indelible.segment import TILE
-from indelible.store import Head, Wanted
+from indelible.store import Forgotten, Head, Wanted
 from indelible.stores.memory import MemoryStore
 from indelible.stores.sqlite import SqliteStore
 from indelible.terms import Field, fingerprint, term
@@ -294,3 +295,180 @@ def test_a_rotation_is_kept_with_the_checkpoint_of_the_new_key(store: Store) -> 
         assert [b"note"] == list(view.rotations("user"))
         assert [] == list(view.rotations("admin"))
         assert 3 == view.heads()["user"].size
+
+
+# ---- What was purged ----
+
+LOOKUP = term(Field.SUBJECT_LOOKUP, "subject")
+
+
+def add_with_values(store: Store, numbers: range) -> None:
+    """Append events that the vault keeps something of, and that are found by it."""
+    events = [
+        msgspec.structs.replace(sealed(number), row=b"row %d" % number, lookups=(LOOKUP,))
+        for number in numbers
+    ]
+    with store.write() as transaction:
+        log.append(transaction, transaction.heads()["user"], events, KEY, 1_000)
+
+
+def purge(store: Store, first: int, name: str = "user") -> None:
+    """Purge what comes before, and build what has to be built."""
+    with store.write() as transaction:
+        transaction.purge(name, first)
+    for segment in store.purge_segments():
+        with store.write() as transaction:
+            transaction.register(segment)
+
+
+@pytest.mark.parametrize("first", [256, 512, 768])
+def test_nobody_finds_what_was_purged(store: Store, first: int) -> None:
+    """Whatever is asked for, entries that were purged are neither proposed, counted nor read."""
+    add_with_values(store, range(768))
+    ids = frozenset(fingerprint(f"01a20c39-dd97-7a23-9bb2-{n:012x}") for n in range(768))
+    time = int("01a20c39dd97", 16)
+    kept = list(range(first, 768))
+
+    purge(store, first)
+
+    with store.read() as view:
+        assert first == view.heads()["user"].first
+        for wanted in (Wanted(), Wanted(groups=(frozenset({LOOKUP}),))):
+            for order in (False, True):
+                found = view.candidates("user", wanted, 0, 768, newest_first=order)
+                assert sorted(kept, reverse=order) == list(found)
+        assert kept == list(view.with_ids("user", ids, (time, time + 1)))
+        assert [(index, [LOOKUP]) for index in kept] == [
+            (index, list(lookups)) for index, lookups in view.lookups("user", 0, 768)
+        ]
+        for field in (Field.ACTION, Field.ACTOR, Field.SUBJECT_LOOKUP):
+            for chosen in (None, range(768)):
+                tally = view.tally("user", field, chosen)
+                assert len(kept) == sum(count for count, _ in tally.values())
+                assert all(example >= first for _, example in tally.values())
+        assert [b""] * first == view.rows("user", range(first))
+        assert [b"row %d" % index for index in kept] == view.rows("user", kept)
+        for index in (0, first - 1):
+            with pytest.raises(Purged, match=f"entry user#{index}: was purged"):
+                view.stored("user", [index])
+
+
+@pytest.mark.parametrize("first", [256, 512, 768])
+def test_the_tree_of_what_was_purged_stays(store: Store, first: int) -> None:
+    """All hashes are answered as before, and the other entries come back as exactly their bytes."""
+    add_with_values(store, range(768))
+    before = entries(store)
+    with store.read() as view:
+        node = partial(view.node, "user")
+        roots = [root_at(size, node) for size in range(0, 769, 16)]
+        leaves = view.leaves("user", 0, 768)
+
+    purge(store, first)
+
+    with store.read() as view:
+        node = partial(view.node, "user")
+        assert roots == [root_at(size, node) for size in range(0, 769, 16)]
+        assert leaves == view.leaves("user", 0, 768)
+        kept = view.stored("user", range(first, 768))
+        assert before[first:] == [log.restore(stored) for stored in kept]
+
+
+def test_tiles_of_what_was_purged_have_hashes_alone(store: Store) -> None:
+    """A scan gives a purged tile as such: its leaf hashes, its root, the hash before it."""
+    add(store, range(700))
+    with store.read() as view:
+        before = list(view.tiles("user", 0, 700))
+
+    purge(store, 512)
+
+    with store.read() as view:
+        tiles = list(view.tiles("user", 0, 700))
+    assert [True, True, False] == [tile.purged for tile in tiles]
+    assert [(), ()] == [tuple(tile.bodies) for tile in tiles[:2]]
+    assert [None, None] == [tile.columns for tile in tiles[:2]]
+    assert before[2] == tiles[2]
+    for old, new in zip(before, tiles, strict=True):
+        assert (old.first, old.previous, old.leaves, old.root) == (
+            new.first,
+            new.previous,
+            new.leaves,
+            new.root,
+        )
+
+
+@pytest.mark.parametrize("first", [0, 1, 255, 256, 400, 768, 1_024, -256])
+def test_only_whole_tiles_that_are_there_can_be_purged(store: Store, first: int) -> None:
+    """A log loses tiles from its start, never a part of one, and never one that is to come."""
+    add(store, range(700))
+    purge(store, 256)
+
+    with pytest.raises(CallerError, match="expected a multiple of 256 from 512 to 700"):
+        purge(store, first)
+
+    with store.read() as view:
+        assert 256 == view.heads()["user"].first
+
+
+def test_a_purge_that_raises_leaves_everything(store: Store) -> None:
+    """An error before the end of the transaction undoes the purge with all the rest."""
+    add_with_values(store, range(300))
+    before = entries(store)
+
+    def fail() -> None:
+        with store.write() as transaction:
+            transaction.purge("user", 256)
+            assert 256 == transaction.heads()["user"].first
+            raise StoreError("stop")
+
+    with pytest.raises(StoreError):
+        fail()
+
+    assert before == entries(store)
+    with store.read() as view:
+        assert 0 == view.heads()["user"].first
+        assert [b"row 7"] == view.rows("user", [7])
+
+
+def test_a_purged_log_goes_on(store: Store) -> None:
+    """After a purge entries are added as before it, purged in turn, and no other log changes."""
+    add(store, range(300))
+    add(store, range(300), "admin")
+    purge(store, 256)
+    add(store, range(300, 700))
+    purge(store, 512)
+    with store.write() as transaction:
+        head = transaction.heads()["user"]
+        transaction.rotate("user", b"note", log.sign(head, KEY))
+
+    with store.read() as view:
+        user, admin = view.heads()["user"], view.heads()["admin"]
+        leaves = view.leaves("user", 0, 700)
+        assert (700, 512) == (user.size, user.first)
+        assert (300, 0) == (admin.size, admin.first)
+        assert root_of(leaves) == user.edge.root
+        assert sealed(650).event in view.stored("user", [650])[0].body
+        assert sealed(0).event in view.stored("admin", [0])[0].body
+
+
+def test_a_reader_sees_what_is_purged_meanwhile(store: Store) -> None:
+    """Whoever began to look before a purge looks at the log as it was then."""
+    add(store, range(300))
+
+    with store.read() as view:
+        with store.write() as transaction:
+            transaction.purge("user", 256)
+
+        assert 0 == view.heads()["user"].first
+        assert sealed(3).event in view.stored("user", [3])[0].body
+        assert [3] == list(view.candidates("user", Wanted(), 3, 4, newest_first=False))
+
+
+def test_nothing_is_forgotten_twice(store: Store) -> None:
+    """Values of an entry that was purged can be forgotten, which changes nothing."""
+    add_with_values(store, range(300))
+    purge(store, 256)
+
+    store.forget({"user": {3: Forgotten(lookups=frozenset({LOOKUP})), 299: Forgotten()}})
+
+    with store.read() as view:
+        assert [b"", b"row 298", b""] == view.rows("user", [3, 298, 299])

@@ -9,6 +9,7 @@ The command line: `indelible record`, `search`, `verify` and the others.
     reading.py       search, show, history, facets, tail, stats
     proving.py       verify, prove, verify-proof, checkpoint, key, export
     keeping.py       rotate-key, backup, restore
+    forgetting.py    erase, approve, person-key, purge, hold
     output.py        how results are shown, to people and to programs
     terminal.py      what only a terminal shows: tables and progress
 

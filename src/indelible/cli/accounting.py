@@ -32,8 +32,8 @@ def accounting(*, directory: Directory = None, json: Json = False) -> None:
     with open_trail(trail_of(directory), mode="r") as trail:
         with output.progress("verify", json=json) as advance:
             verdict = trail.verify(values=False, progress=advance)
-        with output.progress("account", json=json) as advance, trail.store.read() as view:
-            accounts = accounting_.account(view, trail.vault, progress=advance)
+        with output.progress("account", json=json) as advance:
+            accounts = accounting_.account_for(trail.store, trail.vault, progress=advance)
     if json:
         output.print_json(_as_json(verdict, accounts))
     else:
@@ -62,6 +62,7 @@ def _as_json(verdict: Verdict, accounts: Accounts) -> dict[str, Any]:
         "unreadable": accounts.unreadable,
         "removals": [_cover_json(cover) for cover in accounts.covers],
         "wrong": [{"entry": wrong.entry, "what": wrong.what} for wrong in accounts.wrong],
+        "hidden": [{"entry": each.entry, "what": each.what} for each in accounts.hidden],
         "unaccounted": accounts.unaccounted,
         "findings": [
             {"log": finding.log, "where": finding.where, "what": finding.what}
@@ -100,6 +101,8 @@ def _as_fields(verdict: Verdict, accounts: Accounts) -> Iterator[tuple[str, str]
         yield "alarm", f"{more:,} more, which are not named here"
     for wrong in accounts.wrong:
         yield "does not hold", str(wrong)
+    for hidden in accounts.hidden:
+        yield "hidden", str(hidden)
     for key, count in accounts.unreadable.items():
         yield "unreadable", f"{count:,}: {key}"
     for part in accounts.unaccounted:

@@ -186,9 +186,9 @@ def purge(
     """
     Remove what retention has released: values whose ceiling has passed, then entries.
 
-    What a legal hold or a floor keeps stays. Where the policy asks for approvals, write
-    the plan with --out, have it approved, and carry it out with --plan. To be run once a
-    day, say from a timer.
+    What a legal hold or a floor keeps stays; what was cut off before is finished. Where
+    the policy asks for approvals, write the plan with --out, have it approved, and carry
+    it out with --plan. To be run once a day, say from a timer.
     """
     where = trail_of(directory)
     if plan is not None:
@@ -210,9 +210,10 @@ def purge(
 
 
 def _purge_all(trail: Trail, requester: str) -> Iterator[Done]:
-    """Purge one plan after the other, until nothing is due."""
+    """Finish what was cut off, then purge one plan after the other, until nothing is due."""
     from indelible.policies import Consent  # noqa: PLC0415 - only for this command
 
+    yield from trail.resume()
     needed = trail.policy.governance.purge
     while True:
         try:
@@ -461,11 +462,11 @@ def _plan_fields(trail: Trail, plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.kind in {"erase", "purge"}:
         yield "entries", str(len(plan.cover))
         for class_, count in _classes(trail, plan).items():
-            yield class_, f"{count} values"
+            yield class_, _count(count, "value")
         for ground, count in _grounds(plan).items():
-            yield "deferred", f"{count} values: {ground}"
+            yield "deferred", f"{_count(count, 'value')}: {ground}"
     if in_clear := plan.detail.get("in_clear"):
-        yield "in clear", f"{in_clear} entries name the subject in the log itself, and stay"
+        yield "in clear", f"{_count(in_clear, 'entry', 'entries')} of the log, where it stays"
     for name, value in plan.detail.items():
         if name != "in_clear":
             yield name, output.value_text(value)
@@ -487,6 +488,10 @@ def _grounds(plan: Plan) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def _people(needed: Approvals) -> str:
     return f"{max(needed.n, 1)} of {', '.join(needed.from_)}"
 
@@ -502,14 +507,23 @@ def _show_done(done: Sequence[Done], what: str, *, json: bool) -> None:
     entries, values = sum(each.entries for each in done), sum(each.values for each in done)
     keys, plans = sum(each.keys for each in done), [each.plan.hex() for each in done]
     alone = any(each.self_approved for each in done)
+    prefixes = {log: first for each in done for log, first in each.prefixes.items()}
     if json:
-        shown = {"entries": entries, "values": values, "keys": keys, "plans": plans}
+        shown: dict[str, Any] = {
+            "entries": entries,
+            "values": values,
+            "keys": keys,
+            "plans": plans,
+        }
+        if prefixes:
+            shown["begins"] = prefixes
         output.print_json({what: {**shown, "self_approved": alone}})
         return
     output.print_fields(
         [
-            (what, f"{values} values of {entries} entries"),
+            (what, f"{_count(values, 'value')} of {_count(entries, 'entry', 'entries')}"),
             ("keys destroyed", str(keys)),
+            *(("begins", f"{log} at {first}") for log, first in prefixes.items()),
             *(("plan", plan) for plan in plans),
             *([("self-approved", "by whoever holds the trail's keys")] if alone else []),
         ]

@@ -17,6 +17,7 @@ verifies it without anything of ours but the log's key.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from indelible.checkpoint import Checkpoint
 from indelible.directory import MINIMUM_INDEX
 from indelible.durable import replace_file, sync_directory, sync_file, sync_tree
 from indelible.entry import assemble
-from indelible.errors import CallerError, Damaged, Rollback, StoreError
+from indelible.errors import CallerError, Damaged, Malformed, Rollback, StoreError
 from indelible.merkle import HASH_SIZE, Edge, root_at
 from indelible.note import MAX_NOTE, Note
 from indelible.tiles import (
@@ -32,6 +33,7 @@ from indelible.tiles import (
     TILE_WIDTH,
     encode_bundle,
     entries_path,
+    parse_path,
     tile_path,
     tiles_of,
 )
@@ -141,7 +143,8 @@ class _Export:
         # Crash here: smaller partial tiles remain, and bundles of purged entries, which
         # verification knows; the next export removes them.
         self._remove_outgrown(target)
-        self._remove_purged(target)
+        if self._first:
+            self._remove_purged(target)
 
     def _verify_beginning(self, before: Checkpoint) -> None:
         """
@@ -207,13 +210,11 @@ class _Export:
 
     def _remove_purged(self, target: Path) -> None:
         """Remove the bundles of entries that were purged since they were exported."""
-        last = start = self._first // TILE_WIDTH
-        while start and (target / entries_path(start - 1)).exists():
-            start -= 1
-        # Crash between two of them: those that remain end where the next export begins
-        # to look for them.
-        for n in range(start, last):
-            (target / entries_path(n)).unlink()
+        for path in (target / "tile" / "entries").rglob("*"):
+            with suppress(Malformed):  # a directory, or somebody else's
+                _, n, _ = parse_path(path.relative_to(target).as_posix())
+                if (n + 1) * TILE_WIDTH <= self._first:
+                    path.unlink()
 
 
 def _entries(tile: Tile) -> list[bytes]:

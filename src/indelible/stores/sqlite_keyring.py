@@ -36,6 +36,7 @@ class SqliteKeyring:
         self.path = directory / "keyring.db"
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._connections = 0
         _keyrings.add(self)
 
     def create(self) -> None:
@@ -111,28 +112,50 @@ class SqliteKeyring:
         Keep keys; see `indelible.keyring.KeyStore`.
 
         Raises:
-            Moved: The version of the KEK that one is wrapped under was destroyed meanwhile.
+            Moved: A version or a number is taken, or one is wrapped under another version
+                of the KEK than the newest.
         """
         with self._writing() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO kek VALUES (?, ?, ?, ?)",
-                [(key.version, key.kind, key.wrapped, key.created_at) for key in keks],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO index_key VALUES (?, ?, ?, ?)",
-                [(key.number, key.kek, key.wrapped, key.created_at) for key in index_keys],
-            )
+            for key in keks:
+                _take(connection, "kek", (key.version, key.kind, key.wrapped, key.created_at))
+            for each in index_keys:
+                _check_newest(connection, each.kek)
+                _take(
+                    connection,
+                    "index_key",
+                    (each.number, each.kek, each.wrapped, each.created_at),
+                )
             rows = [
                 (key.id, key.subject, key.class_.value, key.month, key.kek, key.wrapped)
                 for key in data_keys
             ]
-            connection.executemany(
-                "INSERT OR REPLACE INTO data_key VALUES (?, ?, ?, ?, ?, ?)", rows
-            )
             for version in {row[4] for row in rows}:
-                found = connection.execute("SELECT 1 FROM kek WHERE version = ?", (version,))
-                if found.fetchone() is None:
-                    raise Moved(f"keyring: vault key version {version} was destroyed meanwhile")
+                _check_newest(connection, version)
+            connection.executemany("INSERT OR IGNORE INTO data_key VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def rewrap(
+        self,
+        *,
+        index_keys: Iterable[WrappedIndexKey] = (),
+        data_keys: Iterable[WrappedDataKey] = (),
+    ) -> None:
+        """
+        Keep other wrappings of keys; see `indelible.keyring.KeyStore`.
+
+        Raises:
+            Moved: One is wrapped under another version of the KEK than the newest.
+        """
+        with self._writing() as connection:
+            for table, column, rows in (
+                ("index_key", "number", [(k.kek, k.wrapped, k.number) for k in index_keys]),
+                ("data_key", "id", [(k.kek, k.wrapped, k.id) for k in data_keys]),
+            ):
+                for version in {row[0] for row in rows}:
+                    _check_newest(connection, version)
+                connection.executemany(
+                    f"UPDATE {table} SET kek = ?, wrapped = ? WHERE {column} = ?",  # noqa: S608
+                    rows,
+                )
 
     def destroy(
         self,
@@ -159,7 +182,10 @@ class SqliteKeyring:
 
     def version(self) -> int:
         """Return what changes with the keys; see `indelible.keyring.KeyStore`."""
-        return int(self._rows("PRAGMA data_version")[0][0])
+        with self._lock:
+            # SQLite's number is that of one connection, and begins anew with the next.
+            changed = int(self._rows("PRAGMA data_version")[0][0])
+            return self._connections << 32 | changed
 
     def add_erasure(self, digest: bytes, data: bytes) -> None:
         """Keep what an erasure did; see `indelible.keyring.KeyStore`."""
@@ -219,6 +245,7 @@ class SqliteKeyring:
                     " of it is put back"
                 )
             self._connection = connect(self.path)
+            self._connections += 1
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version != VERSION:
                 self.close()
@@ -246,6 +273,21 @@ class SqliteKeyring:
     def after_fork(self) -> None:
         """Go on, in the parent and in the child."""
         self._lock.release()
+
+
+def _take(connection: sqlite3.Connection, table: str, row: tuple[object, ...]) -> None:
+    """Insert a *row* whose version or number nobody has taken."""
+    marks = ", ".join("?" * len(row))
+    taken = connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608
+    if taken.rowcount == 0:
+        raise Moved(f"keyring: found {table} {row[0]} already, expected none; repeat this")
+
+
+def _check_newest(connection: sqlite3.Connection, version: int) -> None:
+    """Check that keys wrapped under this *version* are not about to be lost with it."""
+    (newest,) = connection.execute("SELECT MAX(version) FROM kek").fetchone()
+    if version != newest:
+        raise Moved(f"keyring: found a key under vault key version {version}, expected {newest}")
 
 
 def _data_key(row: tuple[Any, ...]) -> WrappedDataKey:
