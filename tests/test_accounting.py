@@ -902,29 +902,47 @@ def test_a_lost_kek_is_named(trail: Path) -> None:
     assert not accounts.alarming
 
 
-def test_a_lost_data_key_is_named(trail: Path) -> None:
-    """Of one data key that is gone, its id is named, and only its values are unreadable."""
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("DELETE FROM data_key WHERE id = ?", "is not in the keyring"),
+        ("UPDATE data_key SET wrapped = zeroblob(60) WHERE id = ?", "vault key version 1"),
+    ],
+    ids=["removed", "changed"],
+)
+def test_a_data_key_that_is_gone_is_no_way_to_delete(trail: Path, statement: str, why: str) -> None:
+    """Where the keyring is open and one key is wanting, that is an alarm that names the key."""
     index = PLACES["open"]
     key = box_of(Rows(trail, index)[index], "/actor/id").key
     with closing(sqlite3.connect(trail / "keyring.db")) as file, file:
-        file.execute("DELETE FROM data_key WHERE id = ?", (key,))
+        file.execute(statement, (key,))
 
     accounts = accounts_of(trail)
+    findings = verdict_on(trail).findings
 
-    assert {f"data key {key.hex()} is not in the keyring": 2} == accounts.unreadable
+    assert (2, 78) == (
+        accounts.totals[ValueState.UNREADABLE],
+        accounts.totals[ValueState.OPEN],
+    )
+    assert accounts.alarming
+    assert [("keyring", True, True)] == [
+        (each.where, key.hex() in each.what, why in each.what) for each in findings
+    ]
 
 
-def test_a_data_key_that_was_changed_spoils_no_other(trail: Path) -> None:
-    """What cannot be unwrapped is unreadable by itself."""
+def test_a_box_under_a_key_that_never_was_is_no_way_to_delete(trail: Path) -> None:
+    """Whoever puts bytes in the place of a box, under a key nobody has, is found."""
     index = PLACES["open"]
-    key = box_of(Rows(trail, index)[index], "/actor/id").key
-    with closing(sqlite3.connect(trail / "keyring.db")) as file, file:
-        file.execute("UPDATE data_key SET wrapped = zeroblob(60) WHERE id = ?", (key,))
+    rows = Rows(trail, index)
+    row = rows[index]
+    mine = box_of(row, "/rationale")
+    junk = Box(mine.number, mine.positions, bytes(16), bytes(len(mine.data)))
+    rows[index] = with_boxes(row, [junk if box == mine else box for box in row.boxes])
 
-    accounts = accounts_of(trail)
+    verdict = verdict_on(trail)
 
-    assert 2 == accounts.totals[ValueState.UNREADABLE]
-    assert 78 == accounts.totals[ValueState.OPEN]
+    assert Level.TAMPERED == verdict.level
+    assert ["keyring"] == [finding.where for finding in verdict.findings]
 
 
 # ---- Many ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -279,6 +280,12 @@ named = st.builds(
     st.sampled_from([*IDS, "*"]),
 )
 actors = named.filter(lambda name: not name.startswith("customer"))
+
+
+def _query(asked: dict[str, Any]) -> Query:
+    return Query(**asked)
+
+
 questions = st.fixed_dictionaries(
     {},
     optional={
@@ -300,7 +307,7 @@ questions = st.fixed_dictionaries(
         "text": st.one_of(words, ids).map(lambda word: (word,)),
         "newest_first": st.booleans(),
     },
-).map(lambda asked: Query(**asked))
+).map(_query)
 
 
 def hidden(policy: Policy, twin: Twin, viewer: Viewer) -> Callable[[str], bool]:
@@ -364,8 +371,9 @@ def everything(world: World, viewer: Viewer, query: Query, about: str) -> list[A
             cursor = page.cursor
             if cursor is None:
                 break
-        for asked in (query, Query()):
-            answers.append(told(lambda asked=asked: facets(view, asked, COUNTED, 3, opener)))
+        answers += [
+            told(partial(facets, view, asked, COUNTED, 3, opener)) for asked in (query, Query())
+        ]
         answers.append(told(lambda: [shown(item) for item in history(view, about, opener=opener)]))
         answers.append(told(lambda: _state(state(view, about, opener=opener))))
         answers.append(opener.opened)
@@ -594,6 +602,37 @@ def test_text_is_looked_for_in_what_is_shown(world: World) -> None:
     assert [] == found(world, reader, text="carol")
     assert 3 == len(found(world, reader, text="user:[masked]"))
     assert 4 == len(found(world, as_(OWNER), text="telephone"))
+
+
+def test_a_value_is_found_whether_or_not_the_index_knows_it(keyring: Keyring) -> None:
+    """What stands in clear, or was recorded when it could not be searched, is found by reading."""
+    later = policy(
+        **{
+            "/client/ip": FieldRule(class_=PUBLIC),
+            "/session": FieldRule(class_=PERSONAL),
+            "/actor/id": FieldRule(class_=ACCOUNTABLE),
+            "/changes/*": FieldRule(class_=PERSONAL),
+        }
+    )
+    world = World(Vault(keyring, ORIGIN), [policy(), later])
+    for number, under in enumerate((0, 1)):
+        plain = event("user:alice", "invoice:7", number)
+        same = msgspec.structs.replace(plain, session="s", client=Client(ip="203.0.113.9"))
+        world.record(
+            msgspec.structs.replace(same, changes={"email": Change("a", "b")}), policy=under
+        )
+    owner = as_(OWNER)
+
+    for asked in (
+        {"ip": "203.0.113.9"},
+        {"ip": "203.0.113.0/24"},
+        {"session": "s"},
+        {"actor": "user:alice"},
+        {"value": "/changes/email=b"},
+    ):
+        assert [0, 1] == [each.index for each in found(world, owner, **asked)]
+        assert 2 == counted(world, owner, **asked)["action"].total
+    assert {"user:alice": 2} == dict(counted(world, owner)["actor"].counts)
 
 
 def test_a_hidden_value_is_counted_and_not_told_apart(world: World) -> None:

@@ -2,8 +2,10 @@
 Accounting: every committed value of every entry, and whether it is rightly where it is.
 
 Each has exactly one `ValueState`. OPEN, WITHHELD, ERASED, PURGED and MOVED are as they
-should be; UNREADABLE says which key is wanting; MISSING and TAMPERED are alarms: somebody
-deleted quietly, or changed what is kept.
+should be; MISSING and TAMPERED are alarms: somebody deleted quietly, or changed what is
+kept. UNREADABLE says which key is wanting. Where the whole keyring is closed, that is a
+matter of keys; where it is open and single keys are not in it, whoever removed them has
+removed their values, and that is an alarm as well.
 
 It goes by what the log says: whoever does not know that the log is the one that was
 signed verifies it first (`indelible.verify`).
@@ -48,7 +50,6 @@ MAX_ALARMS = 1_000
 """Most values that are named one by one; of more, the totals tell."""
 
 _MOST_HELD = 65_536
-_ENOUGH_FAILURES = 3
 _ATTEMPTS = 3
 
 
@@ -80,6 +81,7 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
         totals: How many values are in each state.
         alarms: The first `MAX_ALARMS` that are missing or were tampered with.
         unreadable: Which keys are wanting, each with how many values.
+        locked: The keyring as a whole cannot be opened.
         covers: The erasures and purges there are, in their order.
         wrong: Custody entries about policies and plans that do not hold; erasures and
             purges that do not count are among them.
@@ -92,6 +94,7 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     totals: dict[ValueState, int]
     alarms: tuple[Account, ...]
     unreadable: dict[str, int]
+    locked: bool = False
     covers: tuple[Cover, ...] = ()
     wrong: tuple[Wrong, ...] = ()
     hidden: tuple[Wrong, ...] = ()
@@ -100,7 +103,8 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def alarming(self) -> bool:
         """Whether something is not as it should be."""
-        return bool(self.alarms or self.wrong or self.hidden or self.unaccounted)
+        lost = self.unreadable and not self.locked
+        return bool(self.alarms or lost or self.wrong or self.hidden or self.unaccounted)
 
     @property
     def alarm_count(self) -> int:
@@ -195,6 +199,7 @@ def account(
         totals=dict(totals),
         alarms=tuple(alarms),
         unreadable=dict(unreadable),
+        locked=bool(unreadable) and keys.locked is not None,
         covers=tuple(covers.covers.values()),
         wrong=covers.wrong,
         hidden=tuple(index.hidden),
@@ -450,14 +455,22 @@ def _named(kind: str, identity: str | None, committed: object) -> str | None:
 
 
 class _Keys:
-    """The data keys that were asked for last, and why others cannot be had."""
+    """
+    The data keys that were asked for last, and why others cannot be had.
+
+    Attributes:
+        locked: Why the whole keyring cannot be opened; None where it can.
+    """
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
+        self.locked: str | None = None
+        try:
+            keyring.secret("accounting")
+        except KeyUnavailable as error:
+            self.locked = str(error)
         self._known: dict[bytes, DataKey] = {}
         self._lost: dict[bytes, str] = {}
-        self._opened: set[int] = set()
-        self._failures: dict[int, list[str]] = {}
 
     def of(self, rows: list[Row | bytes]) -> Mapping[bytes, DataKey]:
         """Return the keys of the boxes in *rows*, those that can be had."""
@@ -482,20 +495,12 @@ class _Keys:
         return self._lost.get(key_id, f"data key {key_id.hex()}")
 
     def _open_apart(self, wanted: set[bytes]) -> None:
-        try:
-            wrapped = self._keyring.wrapped(wanted)
-        except KeyUnavailable as error:
-            self._lost.update(dict.fromkeys(wanted, str(error)))
-            return
-        for key in wrapped:
-            failures = self._failures.setdefault(key.kek, [])
+        if self.locked is not None:
             # To ask a keeper again and again may take seconds each time.
-            if len(failures) >= _ENOUGH_FAILURES and key.kek not in self._opened:
-                self._lost[key.id] = failures[-1]
-                continue
+            self._lost.update(dict.fromkeys(wanted, self.locked))
+            return
+        for key_id in wanted:
             try:
-                self._known.update(self._keyring.open([key.id]))
-                self._opened.add(key.kek)
+                self._known.update(self._keyring.open([key_id]))
             except KeyUnavailable as error:
-                failures.append(str(error))
-                self._lost[key.id] = str(error)
+                self._lost[key_id] = f"data key {key_id.hex()}: {error}"

@@ -305,6 +305,13 @@ def owner_keys(view: View) -> list[VerifierKey]:
     return keys
 
 
+def first_keys(view: View) -> dict[str, VerifierKey]:
+    """Return the key that custody entries say each log was made with."""
+    found = query.matches(view, Query(stream=CUSTODY, action="key.create"))
+    said = [item.event.data or {} for item in found]
+    return {each["log"]: VerifierKey.from_text(each["key"]) for each in said}
+
+
 def _plans(view: View) -> Iterator[str]:
     """Yield the digests of the plans that policies were set by; each is used once."""
     for item in query.matches(view, Query(stream=CUSTODY, action=SET)):

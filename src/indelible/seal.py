@@ -354,13 +354,13 @@ def seal(
         raise EventTooLarge(
             "event", f"{len(data)} bytes", f"at most {MAX_SEALED} bytes when sealed"
         )
+    whole = b"".join((data, *disclosures))
+    if len(whole) > MAX_VALUE and (longest := max(map(len, disclosures), default=0)) > MAX_VALUE:
+        raise EventTooLarge("value", f"{longest} bytes", f"at most {MAX_VALUE} bytes")
     # The escape is rare, and a text may hold its six characters literally: look
     # closer only when they are there.
-    for each in (data, *disclosures):
-        if len(each) > MAX_VALUE:
-            raise EventTooLarge("value", f"{len(each)} bytes", f"at most {MAX_VALUE} bytes")
-        if b"\\u0000" in each and any("\0" in text for _, text in _texts(event)):
-            raise _bad_text(event, "a text without NUL")
+    if b"\\u0000" in whole and any("\0" in text for _, text in _texts(event)):
+        raise _bad_text(event, "a text without NUL")
     actor, resource = event.actor, event.resource
     return Sealed(
         event=data,

@@ -140,7 +140,6 @@ class Trail:
             raise
         self.viewer = Viewer.of(in_force, role, case=case, purpose=purpose)
         self._openings = Openings()
-        self._to_pin: dict[str, VerifierKey] = {}
         self._covers: Covers | None = None
         self._closed = False
         self._custody = Custody(self.id)
@@ -628,12 +627,11 @@ class Trail:
             NotApproved: It loosens that one, and too few people have approved.
         """
         self._check_open()
-        self._to_pin.clear()
         policies.change(self, policy, datetime.now(UTC), consent)
-        # Crash here: new logs that nobody has pinned, as every verdict says. Pinned before
-        # they are there, they would look like logs that somebody took away.
+        # Crash here: new logs that nobody has pinned, as every verdict says until this is
+        # repeated. Pinned before they are there, they would look like logs taken away.
         with suppress(OSError, Malformed):
-            self.pins().pin(self._to_pin)
+            self._pin_new_logs()
         self._recorder.policy = policy
 
     def plan_policy(self, policy: Policy, *, requester: str = OWNER) -> Plan:
@@ -666,9 +664,17 @@ class Trail:
 
     def new_signer(self, log: str) -> Signer:
         """Make the key of a log that does not exist yet, in the place of one that nothing knows."""
-        key = self._signers.make(log, f"{self.origin}/{log}")
-        self._to_pin[log] = key.verifier
-        return key
+        return self._signers.make(log, f"{self.origin}/{log}")
+
+    def _pin_new_logs(self) -> None:
+        """Pin the keys that the custody stream names of logs that came after it was pinned."""
+        pins = self.pins()
+        pinned = pins.read()
+        with self._reading() as view:
+            new = view.heads().keys() - pinned.keys()
+            if new and CUSTODY in pinned:
+                keys = policies.first_keys(view)
+                pins.pin({log: keys[log] for log in new & keys.keys()})
 
     def verify(
         self,

@@ -99,6 +99,14 @@ def _alarms(accounts: Accounts, named: Collection[str]) -> Iterator[Finding]:
     for wrong in (*accounts.wrong, *accounts.hidden):
         log, _, index = wrong.entry.partition("#")
         yield Finding(log=log, where=f"entry {index}", what=wrong.what)
+    if not accounts.locked:
+        keys = list(accounts.unreadable.items())
+        for key, count in keys[:_MOST_KEYS]:
+            what = f"{count} {'value' if count == 1 else 'values'} cannot be read: {key}"
+            yield Finding(log=CUSTODY, where="keyring", what=what)
+        if len(keys) > _MOST_KEYS:
+            what = f"{len(keys) - _MOST_KEYS} more data keys are wanting"
+            yield Finding(log=CUSTODY, where="keyring", what=what)
     for each in accounts.alarms:
         where = f"entry {each.index} {each.path}"
         yield Finding(log=each.log, where=where, what=f"{each.state}: {each.why}")
@@ -112,8 +120,11 @@ def _alarms(accounts: Accounts, named: Collection[str]) -> Iterator[Finding]:
             yield Finding(log=log, where="values", what=what)
 
 
+_MOST_KEYS = 100
+
+
 def _limits(accounts: Accounts) -> Iterator[str]:
-    for key, count in accounts.unreadable.items():
+    for key, count in accounts.unreadable.items() if accounts.locked else ():
         yield f"{count} {'value' if count == 1 else 'values'}: what they are; {key}"
     if alone := accounts.self_approved:
         who = "1 erasure" if alone == 1 else f"{alone} erasures"

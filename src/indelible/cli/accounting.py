@@ -24,10 +24,10 @@ def accounting(*, directory: Directory = None, json: Json = False) -> None:
     """
     Account for every value that the log commits to.
 
-    Each is open, erased or purged by an entry that people approved, or unreadable for
-    want of a key; what is missing or was tampered with is named, one by one. The log is
-    verified first, since it says what is rightly gone. The exit code is 0 only if
-    nothing is missing and the log holds.
+    Each is open, erased or purged by an entry that people approved, or unreadable while
+    the keyring is closed; what is missing or was tampered with is named, one by one, and
+    so are keys that an open keyring lacks. The log is verified first, since it says
+    what is rightly gone. The exit code is 0 only if nothing is wanting and the log holds.
     """
     with open_trail(trail_of(directory), mode="r") as trail:
         with output.progress("verify", json=json) as advance:
@@ -60,6 +60,7 @@ def _as_json(verdict: Verdict, accounts: Accounts) -> dict[str, Any]:
         ],
         "alarm_count": accounts.alarm_count,
         "unreadable": accounts.unreadable,
+        "locked": accounts.locked,
         "removals": [_cover_json(cover) for cover in accounts.covers],
         "wrong": [{"entry": wrong.entry, "what": wrong.what} for wrong in accounts.wrong],
         "hidden": [{"entry": each.entry, "what": each.what} for each in accounts.hidden],
