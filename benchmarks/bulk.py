@@ -1,7 +1,8 @@
 """
 Bulk: many events, durable and searchable, against one SQLite table with five indexes.
 
-Both sync to disk after each 1,000 events, and both can be searched by actor, action,
+Everything stands in clear, there and here; `benchmarks.guarded` measures what it takes to
+seal it. Both sync to disk after each 1,000 events, and both can be searched by actor, action,
 resource, session and time when the clock stops: here, when the last segment is
 closed. Segments are built in a process of their own, as advised for bulk loads
 (``closing="process"``); the default, a thread, stands beside it.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from indelible.event import Event
+    from indelible.policy import Policy
     from indelible.trail import Closing
 
 _PART = 8 * SEGMENT
@@ -62,10 +64,17 @@ def run(task: Task) -> Result:
     )
 
 
-def indelible(home: Path, entries: int, *, closing: Closing = "process") -> Stopwatch:
-    """Record whole segments of *entries* in a new trail; return what it took."""
+def indelible(
+    home: Path, entries: int, *, closing: Closing = "process", policy: Policy | None = None
+) -> Stopwatch:
+    """
+    Record whole segments of *entries* in a new trail; return what it took.
+
+    Args:
+        policy: By default one that keeps everything in clear.
+    """
     watch = Stopwatch()
-    with made(home, closing=closing) as trail:
+    with made(home, closing=closing, policy=policy) as trail:
         for events in _parts(entries):
             with watch.running():
                 trail.record_many(events)

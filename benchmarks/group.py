@@ -19,15 +19,14 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.trails import made
 from indelible.custody import Custody
 from indelible.recorder import Recorder
+from indelible.testing import Faulty
 from indelible.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from indelible.event import Event
-    from indelible.segment import Segment
-    from indelible.store import Store, Transaction, View
+    from indelible.store import Store, Transaction
 
 _SYNC = 0.005
 _THREADS = 100
@@ -35,31 +34,19 @@ _SHARE = 100
 """The one thread records one event where the hundred record so many."""
 
 
-class SlowStore:
-    """A *store* whose commits take *seconds* longer."""
+class SlowStore(Faulty):
+    """A *store* whose commits take *seconds* longer; it never fails."""
 
     def __init__(self, store: Store, seconds: float) -> None:
-        self._store = store
+        super().__init__(store)
         self._seconds = seconds
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Begin a transaction whose end takes long."""
-        with self._store.write() as transaction:
+        with self.store.write() as transaction:
             yield transaction
             time.sleep(self._seconds)
-
-    def read(self) -> AbstractContextManager[View]:
-        """Look at the store."""
-        return self._store.read()
-
-    def close_segments(self) -> Iterator[Segment]:
-        """Build segments."""
-        return self._store.close_segments()
-
-    def close(self) -> None:
-        """Close the store."""
-        self._store.close()
 
 
 def run(task: Task) -> Result:

@@ -36,6 +36,7 @@ stream = "user"
 "*" = { class = "public" }
 """
 
+
 @lru_cache(maxsize=1)
 def clear() -> Policy:
     """Return a policy that commits nothing and keeps every field of every event."""

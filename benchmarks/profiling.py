@@ -8,8 +8,9 @@ from cProfile import Profile
 from pstats import Stats
 from typing import TYPE_CHECKING
 
-from benchmarks import bulk
+from benchmarks import bulk, policies, profiles
 from benchmarks.events import events
+from benchmarks.sealing import Sealing
 from benchmarks.trails import made, whole_segments
 
 if TYPE_CHECKING:
@@ -17,29 +18,55 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from benchmarks.figures import Task
+    from indelible.policy import Policy
 
 _ROWS = 30
 
 
 def profile_bulk(task: Task) -> None:
     """Profile one bulk recording: the caller, the writer and who closes segments."""
-    entries = whole_segments(task.entries)
-    with _profiled() as profiles:
-        bulk.indelible(task.scratch / "home", entries, closing="thread")
-    _show(profiles)
+    _profile_bulk(task, policies.clear())
+
+
+def profile_guarded(task: Task) -> None:
+    """Profile the same under the default policy."""
+    _profile_bulk(task, policies.guarded())
+
+
+def profile_sealing(task: Task) -> None:
+    """Profile the way from events to sealed bytes and boxes, with all data keys there."""
+    policy = policies.profiles()
+    waiting = list(profiles.events(task.entries))
+    with made(task.scratch / "home", policy=policy) as trail:
+        sealing = Sealing(trail.vault, policy)
+        for event in waiting:
+            sealing(event)
+        with _profiled() as found:
+            for event in waiting:
+                sealing(event)
+    _show(found)
 
 
 def profile_record(task: Task) -> None:
     """Profile single records, each with a commit of its own."""
     waiting = list(events(task.entries))
-    with _profiled() as profiles, made(task.scratch / "home") as trail:
+    with _profiled() as found, made(task.scratch / "home") as trail:
         for event in waiting:
             trail.record(event)
-    _show(profiles)
+    _show(found)
+
+
+def _profile_bulk(task: Task, policy: Policy) -> None:
+    entries = whole_segments(task.entries)
+    with _profiled() as found:
+        bulk.indelible(task.scratch / "home", entries, closing="thread", policy=policy)
+    _show(found)
 
 
 PROFILES: dict[str, tuple[Callable[[Task], None], int]] = {
     "bulk": (profile_bulk, 65_536),
+    "guarded": (profile_guarded, 65_536),
+    "sealing": (profile_sealing, 20_480),
     "record": (profile_record, 2_000),
 }
 """What can be profiled, with the number of entries."""

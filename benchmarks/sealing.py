@@ -95,9 +95,7 @@ def _measured(
     halves = [sealing.seal(event) for event in waiting]
     watches = _in_turns(
         {
-            "logging": lambda at: info(
-                waiting[at].action, extra={"event": fields[waiting[at].id]}
-            ),
+            "logging": lambda at: info(waiting[at].action, extra={"event": fields[waiting[at].id]}),
             "seal": lambda at: sealing.seal(waiting[at]),
             "enclose": lambda at: sealing.enclose(halves[at]),
             "both": lambda at: sealing(waiting[at]),

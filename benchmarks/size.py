@@ -1,4 +1,8 @@
-"""Size: bytes on disk for each entry, all in, and what they are."""
+"""
+Size: bytes on disk for each entry, all in, and what they are.
+
+Of a trail that keeps everything in clear; `benchmarks.guarded` measures one with a vault.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,22 @@ _IN_SEGMENTS = {
         "SELECT sum(length(root) + length(ids) + length(traces) + 48) FROM tile"
     ),
 }
+_IN_VAULT = {
+    "vault rows": "SELECT sum(length(row)) FROM vault",
+    "lookups": "SELECT sum(length(page)) FROM posting",
+}
 _IN_HEAD = {
-    "filters": "SELECT sum(length(filter)) FROM segment",
+    "filters": "SELECT sum(length(filter) + length(lookups)) FROM segment",
     "counts": "SELECT sum(length(counts)) FROM segment",
     "open entries": (
         "SELECT (SELECT coalesce(sum(length(columns) + length(leaves)), 0) FROM tile)"
         " + (SELECT coalesce(sum(length(data)), 0) FROM block)"
         " + (SELECT coalesce(sum(length(columns) + length(leaves) + length(bodies)), 0) FROM tail)"
+        " + (SELECT coalesce(sum(length(row)), 0) FROM vault)"
     ),
 }
+FREE = "free pages of the head"
+"""What the head keeps for the next segment, however large the trail is."""
 
 
 def run(task: Task) -> Result:
@@ -41,19 +52,9 @@ def run(task: Task) -> Result:
     # Opened and closed: so the head's write-ahead log is in the head.
     with opened(home) as trail:
         entries = size_of(trail)
-    trail_path = home / "trail"
-    files = [path for path in trail_path.rglob("*") if path.is_file()]
-    total = sum(path.stat().st_size for path in files)
-    segments = [path for path in files if path.parent.parent.name == "segments"]
-    parts = _parts(segments, _IN_SEGMENTS)
-    of_segments = sum(path.stat().st_size for path in segments)
-    parts["SQLite's own in segments"] = of_segments - sum(parts.values())
-    in_head = _parts([trail_path / "head.db"], _IN_HEAD)
-    of_head = (trail_path / "head.db").stat().st_size
-    in_head["free pages of the head"] = _free(trail_path / "head.db")
-    parts |= in_head
-    parts["head, the rest"] = of_head - sum(in_head.values())
-    parts["other files"] = total - of_segments - of_head
+    parts = parts_of(home / "trail")
+    total = sum(parts.values())
+    closed = entries // SEGMENT
     return result(
         "size",
         entries,
@@ -61,8 +62,8 @@ def run(task: Task) -> Result:
             key="size.entry",
             value=total / entries,
             unit="B",
-            note=f"{total:,} bytes, {len(segments)} segments closed,"
-            f" {entries - len(segments) * SEGMENT:,} entries open",
+            note=f"{total:,} bytes, {closed} segments closed,"
+            f" {entries - closed * SEGMENT:,} entries open",
         ),
         *(
             Figure(key=f"size.{name}", value=size / entries, unit="B")
@@ -77,6 +78,30 @@ def run(task: Task) -> Result:
     )
 
 
+def parts_of(trail: Path) -> dict[str, int]:
+    """Return the bytes of all files of a trail that is closed, by what they are."""
+    files = [path for path in trail.rglob("*") if path.is_file()]
+    by_folder = {
+        folder: [path for path in files if path.parent.parent.name == folder]
+        for folder in ("segments", "vault")
+    }
+    parts = _with_the_rest(by_folder["segments"], _IN_SEGMENTS, "SQLite's own in segments")
+    if by_folder["vault"]:
+        parts |= _with_the_rest(by_folder["vault"], _IN_VAULT, "SQLite's own in vault files")
+    head = trail / "head.db"
+    in_head = {**_parts([head], _IN_HEAD), FREE: _free(head)}
+    parts |= in_head
+    parts["head, the rest"] = head.stat().st_size - sum(in_head.values())
+    parts["keyring"] = (trail / "keyring.db").stat().st_size
+    parts["other files"] = sum(path.stat().st_size for path in files) - sum(parts.values())
+    return parts
+
+
+def _with_the_rest(files: list[Path], queries: dict[str, str], rest: str) -> dict[str, int]:
+    parts = _parts(files, queries)
+    return {**parts, rest: sum(path.stat().st_size for path in files) - sum(parts.values())}
+
+
 def _parts(files: list[Path], queries: dict[str, str]) -> dict[str, int]:
     sizes = dict.fromkeys(queries, 0)
     for path in files:
@@ -87,7 +112,6 @@ def _parts(files: list[Path], queries: dict[str, str]) -> dict[str, int]:
 
 
 def _free(path: Path) -> int:
-    """Return the bytes that the head keeps for what comes, however large the trail is."""
     with closing(sqlite3.connect(path)) as database:
         pages: int = database.execute("PRAGMA freelist_count").fetchone()[0]
         page: int = database.execute("PRAGMA page_size").fetchone()[0]

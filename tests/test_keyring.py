@@ -790,6 +790,12 @@ def test_another_kind_of_keeper_is_told_which_one_it_needs(
         other.data_key(BOB, PERSONAL)
     with pytest.raises(KeyUnavailable, match="vault key version 1"):
         other.lookups(Field.ACTOR_LOOKUP, ALICE)
+    for rotate in (other.rotate, other.rotate_index):
+        with pytest.raises(KeyUnavailable, match="vault key version 1"):
+            rotate()
+    assert {1: 1} == ring().versions()
+    assert [] == list(tmp_path.glob("*.key"))
+    kept(ring(), BOB)
 
 
 def test_another_passphrase_opens_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import indelible
 from indelible.custody import Custody
+from indelible.document import default
 from indelible.entry import Entry
 from indelible.errors import (
     CallerError,
@@ -27,7 +28,6 @@ from indelible.errors import (
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.keys import SigningKey
 from indelible.log import restore
-from indelible.document import default
 from indelible.policy import Policy, Rule, Stream
 from indelible.recorder import Receipt, Recorder, State
 from indelible.store import Head
@@ -36,11 +36,9 @@ from indelible.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from indelible.segment import Segment
-    from indelible.store import Store, Transaction, View
+    from indelible.store import Store, Transaction
 
 EASYGOING = Policy(
     streams={"user": Stream(), "access": Stream(on_failure="continue"), "custody": Stream()},
@@ -48,7 +46,7 @@ EASYGOING = Policy(
 )
 
 
-class Gate:
+class Gate(Faulty):
     """
     A store whose writes wait until it is opened.
 
@@ -57,7 +55,7 @@ class Gate:
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        super().__init__(store)
         self.reached = threading.Event()
         self.opened = threading.Event()
 
@@ -69,23 +67,14 @@ class Gate:
         with self.store.write() as transaction:
             yield transaction
 
-    def read(self) -> AbstractContextManager[View]:
-        """Look at the store."""
-        return self.store.read()
-
-    def close_segments(self) -> Iterator[Segment]:
-        """Build segments."""
-        return self.store.close_segments()
-
-    def close(self) -> None:
-        """Close the store."""
-        self.store.close()
-
 
 class Desk:
     """A recorder over a store in memory, and what can be seen of it."""
 
-    def __init__(self, policy: Policy = default(), *plan: bool | None, gate: bool = False) -> None:
+    def __init__(
+        self, policy: Policy | None = None, *plan: bool | None, gate: bool = False
+    ) -> None:
+        policy = policy or default()
         memory = MemoryStore()
         keys = {stream: SigningKey.generate(f"x.example/{stream}") for stream in policy.streams}
         with memory.write() as transaction:
@@ -254,7 +243,7 @@ def test_a_loss_that_nobody_waits_for_is_counted(stream: str) -> None:
 
 def test_a_loss_after_the_loop_has_ended_is_counted() -> None:
     """A loop that is gone before the disk answers does not make a loss disappear."""
-    desk = Desk(default(), False, gate=True)
+    desk = Desk(None, False, gate=True)
     loop = asyncio.new_event_loop()
     task = loop.create_task(desk.recorder.arecord(event()))
     loop.run_until_complete(asyncio.sleep(0))
@@ -270,7 +259,7 @@ def test_a_loss_after_the_loop_has_ended_is_counted() -> None:
 
 def test_arecord_raises_what_record_raises() -> None:
     """The same mistakes and failures come back to the task as to a thread."""
-    desk = Desk(default(), False)
+    desk = Desk(None, False)
 
     async def main() -> None:
         with pytest.raises(InvalidEvent):
@@ -314,7 +303,7 @@ def test_of_many_events_none_is_kept_beyond_a_wrong_one(desk: Desk) -> None:
 
 def test_of_many_events_whole_batches_fail() -> None:
     """A batch is in the log as a whole or not at all."""
-    desk = Desk(default(), None, False)
+    desk = Desk(None, None, False)
 
     with pytest.raises(StoreFull):
         desk.recorder.record_many((event(data={"n": n}) for n in range(25)), batch=10)
@@ -593,9 +582,7 @@ def test_the_custody_stream_is_the_trail_s_own(desk: Desk) -> None:
     assert 0 == desk.faulty.writes
 
 
-def test_a_stream_that_the_trail_was_not_made_with_is_refused(
-    tmp_path: Path, trail: indelible.Trail
-) -> None:
+def test_a_stream_that_the_trail_was_not_made_with_is_refused(trail: indelible.Trail) -> None:
     """A policy that names a new stream does not make it; the caller is told, and others go on."""
     with pytest.raises(UnknownStream, match="new"):
         trail.record(event(), stream="new")

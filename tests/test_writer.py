@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from indelible.custody import Custody
+from indelible.document import default
 from indelible.entry import Entry
 from indelible.errors import KeyUnavailable, StoreError, StoreFull, TrailClosed, WriteUncertain
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.keys import SigningKey
 from indelible.log import restore
 from indelible.merkle import leaf_hash, root_of
-from indelible.document import default
 from indelible.seal import seal
 from indelible.store import Head
 from indelible.testing import Faulty, FrozenClock, MemoryStore
@@ -25,13 +25,11 @@ from indelible.writer import MOST_EVENTS, Pending, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from indelible.keys import Signer
     from indelible.log import Placed
     from indelible.seal import Sealed
-    from indelible.segment import Segment
-    from indelible.store import Store, Transaction, View
+    from indelible.store import Store, Transaction
 
 NOW = 1_764_000_000_000_000
 KEYS = {
@@ -40,7 +38,7 @@ KEYS = {
 }
 
 
-class Gate:
+class Gate(Faulty):
     """
     A store whose writes wait until it is opened; what it then does is *store*'s.
 
@@ -49,7 +47,7 @@ class Gate:
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        super().__init__(store)
         self.reached = threading.Event()
         self.opened = threading.Event()
 
@@ -60,18 +58,6 @@ class Gate:
         assert self.opened.wait(30)
         with self.store.write() as transaction:
             yield transaction
-
-    def read(self) -> AbstractContextManager[View]:
-        """Look at the store."""
-        return self.store.read()
-
-    def close_segments(self) -> Iterator[Segment]:
-        """Build segments."""
-        return self.store.close_segments()
-
-    def close(self) -> None:
-        """Close the store."""
-        self.store.close()
 
 
 @dataclass

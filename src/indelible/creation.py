@@ -78,6 +78,7 @@ def create(
         AlreadyATrail, NotATrail, CallerError, StoreError: As `Trail.create`.
     """
     origin = default_origin(path) if origin is None else origin
+    policy = policies.checked(policy)
     if not _ORIGIN.match(origin):
         raise CallerError(
             f"origin: found {origin!r}, expected a URL without scheme, spaces and '+'"

@@ -115,8 +115,7 @@ def commitment_of(leaves: Sequence[bytes]) -> bytes:
     while len(level) > 1:
         pairs = iter(level)
         above = [
-            sha256(b"\1" + left + right).digest()
-            for left, right in zip(pairs, pairs, strict=False)
+            sha256(b"\1" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)
         ]
         if len(level) % 2:
             above.append(level[-1])

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from indelible.errors import CallerError, StoreError
-from indelible.seal import seal
 from indelible.sources import Found, Rejected
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -319,15 +320,17 @@ class Keyring:
         # By the newest index key alone, as new lookups are: so whoever has a data key
         # knows by what its entries are found.
         named = self.subject_hashes(subject)[-1]
+        # Of all classes at once: whoever has values of one mostly has some of the others.
         for wrapped in self._store.find([named]):
-            if (wrapped.class_, wrapped.month) == (class_, month):
-                return self._unwrap(wrapped)
-        return self._make(named, class_, month, now)
+            if wrapped.month == month and (subject, wrapped.class_) not in self._current:
+                self._current[subject, wrapped.class_] = self._unwrap(wrapped)
+        return self._current.get((subject, class_)) or self._make(named, class_, month, now)
 
     def _make(self, subject: bytes, class_: FieldClass, month: int, now: int) -> DataKey:
         version = self._newest_kek()
-        key_id = bytes.fromhex(uuid7(now * 1_000, os.urandom(10)).replace("-", ""))
-        key = os.urandom(KEY_SIZE)
+        random = os.urandom(10 + KEY_SIZE)
+        key_id = bytes.fromhex(uuid7(now * 1_000, random[:10]).replace("-", ""))
+        key = random[10:]
         wrapped = WrappedDataKey(
             id=key_id, subject=subject, class_=class_, month=month, kek=version, wrapped=b""
         )
@@ -503,12 +506,16 @@ class Keyring:
             The new version. After a crash in between, call it again.
 
         Raises:
-            KeyUnavailable, StoreError: Both versions are there as long as both are needed.
+            KeyUnavailable: An old version cannot be unwrapped; nothing has changed.
+            StoreError: Both versions are there as long as both are needed.
             Moved: Another process does the same at this moment.
         """
         with self._lock:
             self.keep(list(self._fresh))
             versions = [kek.version for kek in self._store.keks()]
+            under = {key.kek for key in self._store.index_keys()} | self._store.count().keys()
+            for old in sorted(under):
+                self._kek(old)  # before anything is written: else nobody could go on
             version = max(versions, default=0) + 1
             self._add_kek(version)
             # Crash here, or anywhere below: several versions, each still wrapping some keys.
@@ -699,9 +706,15 @@ def _digest(key: bytes, purpose: bytes, text: str) -> bytes:
 @lru_cache(maxsize=65_536)
 def networks_of(address: str) -> tuple[str, ...]:
     """Return the networks that an address is searched by: /24 of IPv4, /48 of IPv6."""
+    if _IPV4.fullmatch(address):
+        # Most addresses are, and each has to be read once when it is recorded.
+        return (f"{address[: address.rindex('.')]}.0/24",)
     try:
         found = ip_address(address)
     except ValueError:
         return ()
-    length = 24 if found.version == 4 else 48  # noqa: PLR2004 - versions of IP
-    return (str(ip_network((found, length), strict=False)),)
+    return (str(ip_network((found, 48), strict=False)),)
+
+
+_NUMBER = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}\.{_NUMBER}", re.ASCII)

@@ -84,6 +84,19 @@ def parse(data: bytes) -> Policy:
         raise InvalidPolicy(f"policy: {error}") from error
 
 
+def checked(policy: Policy) -> Policy:
+    """
+    Return *policy* as it will be read back from its document.
+
+    Raises:
+        InvalidPolicy: It would not be: it was built in code, of wrong types perhaps.
+    """
+    try:
+        return parse(text_of(policy))
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise InvalidPolicy(f"policy: {error}") from error
+
+
 def set_by(policy: Policy, **said: Any) -> dict[str, Any]:
     """Return the data of the custody entry that sets *policy*."""
     return {
@@ -185,6 +198,7 @@ def change(owner: Owner, new: Policy, now: datetime, consent: Consent | None = N
         InvalidSignature, Malformed: An approval, or the plan, is none.
         StoreError: Nothing was written.
     """
+    new = checked(new)
     for _ in range(_ATTEMPTS):
         with owner.store.read() as view:
             seen = head_of(view.heads(), CUSTODY)

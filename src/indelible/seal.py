@@ -572,7 +572,19 @@ def _prints(value: Value, fingerprint: Callable[[str, object], str]) -> object:
     return fingerprint(value.path, secret)
 
 
-NETTED = frozenset({"/reason", "/resource/id", "/resource/name", "/rationale"})
+NETTED = frozenset(
+    {
+        "/reason",
+        "/resource/id",
+        "/resource/name",
+        "/rationale",
+        "/session",
+        "/request",
+        "/client/user_agent",
+        "/tenant",
+        "/source/id",
+    }
+)
 """
 Fixed fields that an application fills with whatever it has: what looks like a secret there
 is personal, whatever the policy says.

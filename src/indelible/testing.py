@@ -90,8 +90,14 @@ class Faulty:
         return self.store.purge_segments()
 
     def forget(self, entries: Mapping[str, Mapping[int, Forgotten]]) -> None:
-        """Forget values."""
+        """Forget values, which is one of the writes that may fail, before or after."""
+        self.writes += 1
+        persists = self._plan.pop(0) if self._plan else None
+        if persists is False:
+            raise StoreError("the answer was lost")
         self.store.forget(entries)
+        if persists:
+            raise StoreError("the answer was lost")
 
     def close(self) -> None:
         """Close the store."""

@@ -386,13 +386,13 @@ class Trail:
             raise UnknownStream(f"stream: found {stream!r}, expected one of {', '.join(seen)}")
         while True:
             items: list[Item] = []
-            with self._reading() as view:
-                with self._opening(view, f"stream:{stream}" if stream else "") as opener:
-                    for log, head in view.heads().items():
-                        if stream is None or head.stream == stream:
-                            first = seen.get(log, 0)
-                            items += query.items(view, log, range(first, head.size), opener)
-                            seen[log] = head.size
+            asked = f"stream:{stream}" if stream else ""
+            with self._reading() as view, self._opening(view, asked) as opener:
+                for log, head in view.heads().items():
+                    if stream is None or head.stream == stream:
+                        first = max(seen.get(log, 0), head.first)
+                        items += query.items(view, log, range(first, head.size), opener)
+                        seen[log] = head.size
             yield from sorted(items, key=lambda item: (item.entry.recorded_at, item.origin))
             if not items:
                 time.sleep(poll)
@@ -759,6 +759,7 @@ class Trail:
             logs = {
                 log: {
                     "entries": head.size,
+                    "purged": head.first,
                     "segments": len(view.segments(log)),
                     "segment_bytes": sum(s.file_size for s in view.segments(log)),
                     "root": b64encode(head.edge.root).decode("ascii"),

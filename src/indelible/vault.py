@@ -324,12 +324,18 @@ class Opener:
 
         Raises:
             Forbidden: The role does not see such values.
+            KeyUnavailable: They are committed, and the keyring is locked: an answer
+                without them would look like one that there are none.
         """
-        if kind is not None:
-            self.viewer.check_may_find(field, self._policy.field(path, kind, kind).class_)
-            return
-        for class_ in sorted(self._policy.classes_of(path)):
+        classes = (
+            sorted(self._policy.classes_of(path))
+            if kind is None
+            else [self._policy.field(path, kind, kind).class_]
+        )
+        for class_ in classes:
             self.viewer.check_may_find(field, class_)
+        if not {FieldClass.PUBLIC, FieldClass.SECRET}.issuperset(classes):
+            self._vault.keyring.lookups(Field.VALUE_LOOKUP, path)
 
     def sight(self, path: str) -> Sight | None:
         """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,11 +21,13 @@ from indelible.keys import SigningKey
 from indelible.merkle import leaf_hash, root_at, root_of
 from indelible.note import Note
 from indelible.seal import seal
-from indelible.segment import TILE
+from indelible.segment import SEGMENT, TILE
 from indelible.store import Forgotten, Head, Wanted
 from indelible.stores.memory import MemoryStore
 from indelible.stores.sqlite import SqliteStore
 from indelible.terms import Field, fingerprint, term
+from indelible.testing import Faulty
+from tests.raw import files_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -472,3 +476,368 @@ def test_nothing_is_forgotten_twice(store: Store) -> None:
 
     with store.read() as view:
         assert [b"", b"row 298", b""] == view.rows("user", [3, 298, 299])
+
+
+# ---- Values, and what they are found by ----
+
+NAMES = [term(Field.VALUE_LOOKUP, f"name {number}") for number in range(1_000)]
+SUBJECTS = [term(Field.SUBJECT_LOOKUP, f"subject {number}") for number in range(7)]
+
+
+def row_of(number: int) -> bytes:
+    """What the vault keeps of event *number*: nothing of most."""
+    return b"<row %d>" % number if number % 3 == 0 else b""
+
+
+def lookups_of(number: int) -> tuple[int, ...]:
+    """What event *number* is found by, besides what stands in it."""
+    if number % 3:
+        return ()
+    return (NAMES[number % len(NAMES)], SUBJECTS[number % len(SUBJECTS)])
+
+
+def add_some_with_values(store: Store, numbers: range, name: str = "user") -> None:
+    """Append events, of some of which the vault keeps something."""
+    key = KEY if name == "user" else ADMIN
+    events = [
+        msgspec.structs.replace(sealed(number), row=row_of(number), lookups=lookups_of(number))
+        for number in numbers
+    ]
+    with store.write() as transaction:
+        log.append(transaction, transaction.heads()[name], events, key, 1_000)
+
+
+def lookups_in(store: Store, first: int, last: int, name: str = "user") -> dict[int, set[int]]:
+    """The lookups of some entries, of those that have any."""
+    with store.read() as view:
+        return {index: set(found) for index, found in view.lookups(name, first, last)}
+
+
+def found_by(store: Store, *groups: int | frozenset[int], name: str = "user") -> list[int]:
+    """The entries that have a term of each group."""
+    wanted = Wanted(groups=tuple(g if isinstance(g, frozenset) else frozenset({g}) for g in groups))
+    with store.read() as view:
+        size = view.heads()[name].size
+        found = list(view.candidates(name, wanted, 0, size, newest_first=False))
+        assert found[::-1] == list(view.candidates(name, wanted, 0, size, newest_first=True))
+        return found
+
+
+def rows_in(store: Store, indexes: Sequence[int], name: str = "user") -> list[bytes]:
+    """What the vault keeps of some entries."""
+    with store.read() as view:
+        return view.rows(name, indexes)
+
+
+@pytest.mark.parametrize("sizes", [[1], [256], [300], [7, 249, 300, 1], [1] * 40])
+def test_values_come_back_with_their_entries(store: Store, sizes: list[int]) -> None:
+    """Each row is that of its entry, whatever batches it came in; most entries have none."""
+    total = sum(sizes)
+    for number, size in enumerate(sizes):
+        start = sum(sizes[:number])
+        add_some_with_values(store, range(start, start + size))
+
+    assert [row_of(index) for index in range(total)] == rows_in(store, range(total))
+    assert [row_of(index) for index in range(total)][::-1] == rows_in(store, range(total)[::-1])
+    assert [] == rows_in(store, [])
+
+
+def test_lookups_are_kept_beside_their_entries(store: Store) -> None:
+    """Only what an entry was given is it found by, and any range can be asked for."""
+    add_some_with_values(store, range(256))
+    add_some_with_values(store, range(256, 600))
+    add_some_with_values(store, range(90), "admin")
+    expected = {n: set(lookups_of(n)) for n in range(600) if lookups_of(n)}
+
+    assert expected == lookups_in(store, 0, 600)
+    assert {n: found for n, found in expected.items() if 250 <= n < 515} == lookups_in(
+        store, 250, 515
+    )
+    assert {n: found for n, found in expected.items() if n < 90} == lookups_in(
+        store, 0, 1_000, "admin"
+    )
+
+
+def test_entries_are_found_by_lookups_and_by_terms_alike(store: Store) -> None:
+    """One group may hold what stands in the entry and what is kept off it; each finds its own."""
+    add_some_with_values(store, range(256))
+    add_some_with_values(store, range(256, 600))
+    actor, action = term(Field.ACTOR, "user:u3"), term(Field.ACTION, "order.ship")
+
+    subject = found_by(store, SUBJECTS[2])
+    either = found_by(store, frozenset({SUBJECTS[2], actor}))
+    both = found_by(store, SUBJECTS[2], actor)
+    all_three = found_by(store, SUBJECTS[2], frozenset({actor, NAMES[9]}), action)
+
+    assert [n for n in range(600) if n % 21 == 9] == subject
+    assert [n for n in range(600) if n % 21 == 9 or n % 13 == 3] == either
+    assert [n for n in range(600) if n % 21 == 9 and n % 13 == 3] == both
+    assert [n for n in range(600) if n % 21 == 9 and n % 13 == 3 and n % 3 == 2] == all_three
+    assert [NAMES[300]] == [each for each in [NAMES[300]] if found_by(store, each) == [300]]
+    assert [] == found_by(store, term(Field.SUBJECT_LOOKUP, "nobody"))
+
+
+def test_lookups_leave_no_trace_in_what_is_verified(store: Store) -> None:
+    """With or without them an entry has the same bytes, hash and terms: so they can go."""
+    add_some_with_values(store, range(600))
+    add(store, range(600), "admin")
+
+    with store.read() as view:
+        user, admin = (list(view.tiles(name, 0, 600)) for name in ("user", "admin"))
+        tallies = [
+            [view.tally(name, field, None) for field in (Field.ACTOR, Field.ACTION, Field.RESOURCE)]
+            for name in ("user", "admin")
+        ]
+
+    for mine, other in zip(user, admin, strict=True):
+        assert mine.columns is not None
+        assert other.columns is not None
+        assert other.columns.to_bytes() == mine.columns.to_bytes()
+        assert other.leaves == mine.leaves
+        assert list(other.bodies) == list(mine.bodies)
+    assert tallies[0] == tallies[1]
+
+
+def test_lookups_are_counted_like_terms(store: Store) -> None:
+    """How many entries somebody's values are in follows from the index alone."""
+    add_some_with_values(store, range(256))
+    add_some_with_values(store, range(256, 600))
+
+    with store.read() as view:
+        whole = view.tally("user", Field.SUBJECT_LOOKUP, None)
+        some = view.tally("user", Field.SUBJECT_LOOKUP, range(0, 600, 2))
+
+    for number, subject in enumerate(SUBJECTS):
+        has = [n for n in range(0, 600, 3) if n % 7 == number]
+        assert len(has) == whole[subject][0]
+        assert whole[subject][1] in has
+        assert len([n for n in has if n % 2 == 0]) == some[subject][0]
+    assert SUBJECTS == sorted(whole, key=SUBJECTS.index)
+
+
+# ---- Documents ----
+
+
+def test_a_document_is_kept_under_its_hash(store: Store) -> None:
+    """What an entry names by its digest is found by it, and whoever asks can check it."""
+    documents = [b"", b"policy", b"\0" * 100_000]
+
+    with store.write() as transaction:
+        for data in [*documents, b"policy"]:
+            transaction.add_document(data)
+
+    with store.read() as view:
+        assert documents == [view.document(sha256(data).digest()) for data in documents]
+        assert view.document(sha256(b"other").digest()) is None
+        assert view.document(b"") is None
+
+
+def test_a_document_comes_with_its_transaction(store: Store) -> None:
+    """Either the entry and the document that it names are there, or neither is."""
+
+    def fail() -> None:
+        with store.write() as transaction:
+            transaction.add_document(b"undone")
+            raise StoreError("stop")
+
+    with store.read() as before:
+        with pytest.raises(StoreError):
+            fail()
+        with store.write() as transaction:
+            transaction.add_document(b"kept")
+
+        assert before.document(sha256(b"kept").digest()) is None
+
+    with store.read() as view:
+        assert view.document(sha256(b"undone").digest()) is None
+        assert b"kept" == view.document(sha256(b"kept").digest())
+
+
+# ---- What is forgotten ----
+
+
+def forgets(store: Store, size: int, places: Sequence[int], name: str = "user") -> None:
+    """Forget some entries' values, and check that they alone are forgotten, in each way to look."""
+    before = entries(store, name)
+    with store.read() as view:
+        head = view.heads()[name]
+    some, all_ = places[::2], places[1::2]
+    left = {
+        **{n: Forgotten(row=b"<less %d>" % n, lookups=frozenset({NAMES[n % 1_000]})) for n in some},
+        **{n: Forgotten(lookups=frozenset(lookups_of(n))) for n in all_},
+    }
+
+    for _ in range(2):  # nothing is forgotten twice
+        store.forget({name: left})
+
+        kept = {n: set(lookups_of(n)) for n in range(size) if lookups_of(n)}
+        kept |= {n: {SUBJECTS[n % 7]} for n in some}
+        kept = {n: found for n, found in kept.items() if n not in all_}
+        assert kept == lookups_in(store, 0, size, name)
+        assert [left[n].row if n in left else row_of(n) for n in range(size)] == rows_in(
+            store, range(size), name
+        )
+        for number in {n % 7 for n in places}:
+            assert [n for n in kept if SUBJECTS[number] in kept[n]] == found_by(
+                store, SUBJECTS[number], name=name
+            )
+        for n in places:
+            assert n not in found_by(store, NAMES[n % 1_000], name=name)
+        with store.read() as view:
+            tally = view.tally(name, Field.SUBJECT_LOOKUP, None)
+            assert sum(SUBJECTS[2] in found for found in kept.values()) == tally[SUBJECTS[2]][0]
+            assert head == view.heads()[name]
+    assert before == entries(store, name)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param([597, 594, 513], id="in the open tail"),
+        pytest.param([3, 0, 252, 255], id="in a complete tile"),
+        pytest.param([0, 255, 258, 510, 513, 597], id="in several"),
+        pytest.param([9], id="one alone"),
+    ],
+)
+def test_what_is_forgotten_is_not_found_by_any_way(store: Store, places: list[int]) -> None:
+    """Rows and lookups go as they were told to; entries, hashes and all others stay."""
+    add_some_with_values(store, range(256))
+    add_some_with_values(store, range(256, 512))
+    add_some_with_values(store, range(512, 560))
+    add_some_with_values(store, range(560, 600))
+
+    forgets(store, 600, places)
+
+
+def test_logs_forget_apart(store: Store) -> None:
+    """Several logs can be made to forget at once, and none forgets what another is told."""
+    add_some_with_values(store, range(300))
+    add_some_with_values(store, range(300), "admin")
+
+    store.forget({"user": {3: Forgotten(), 299: Forgotten()}, "admin": {6: Forgotten(row=b"r")}})
+
+    assert [b"", row_of(6)] == rows_in(store, [3, 6])
+    assert [row_of(3), b"r"] == rows_in(store, [3, 6], "admin")
+    assert set(lookups_of(3)) == lookups_in(store, 3, 4)[3]
+
+
+def test_what_was_never_there_is_forgotten_without_a_word(store: Store) -> None:
+    """Who repeats an erasure need not know what is left."""
+    add_some_with_values(store, range(300))
+
+    store.forget({"user": {1: Forgotten(lookups=frozenset({NAMES[1]})), 298: Forgotten()}})
+    store.forget({"user": {}})
+    store.forget({})
+
+    assert [row_of(index) for index in range(300)] == rows_in(store, range(300))
+
+
+def test_entries_come_after_what_was_forgotten(store: Store) -> None:
+    """A tail that has forgotten becomes a tile that has forgotten."""
+    add_some_with_values(store, range(200))
+    store.forget(
+        {"user": {n: Forgotten(lookups=frozenset(lookups_of(n))) for n in range(0, 200, 3)}}
+    )
+
+    add_some_with_values(store, range(200, 300))
+
+    assert min(lookups_in(store, 0, 300)) == 201
+    assert [b""] * 200 == rows_in(store, range(200))
+    assert [n for n in range(200, 300) if n % 21 == 9] == found_by(store, SUBJECTS[2])
+
+
+@pytest.mark.parametrize("persists", [False, True])
+def test_forgetting_that_failed_is_repeated(store: Store, persists: bool) -> None:
+    """Whether or not it took effect before it failed: once it returns, all of it is gone."""
+    add_some_with_values(store, range(300))
+    faulty = Faulty(store, persists)
+    left = {n: Forgotten(lookups=frozenset(lookups_of(n))) for n in (3, 297)}
+
+    with pytest.raises(StoreError):
+        faulty.forget({"user": left})
+    assert persists == (rows_in(faulty, [3, 297]) == [b"", b""])
+    faulty.forget({"user": left})
+
+    assert [b"", row_of(6), b""] == rows_in(faulty, [3, 6, 297])
+    assert {3, 297}.isdisjoint(lookups_in(faulty, 0, 300))
+
+
+# ---- In the files of SQLite ----
+
+CLOSED = SEGMENT + 300
+
+
+@pytest.fixture(scope="module")
+def closed_segment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trail's files with a closed segment and an open part, both with values."""
+    path = tmp_path_factory.mktemp("closed")
+    made = SqliteStore(path, create=True)
+    with made.write() as transaction:
+        transaction.create(Head(log="user", origin=KEY.name))
+    add_some_with_values(made, range(CLOSED))
+    for segment in made.close_segments():
+        with made.write() as transaction:
+            transaction.register(segment)
+    made.close()
+    return path
+
+
+@pytest.fixture
+def closed(closed_segment: Path, tmp_path: Path) -> Iterator[SqliteStore]:
+    """Open a copy of it."""
+    made = SqliteStore(shutil.copytree(closed_segment, tmp_path / "closed"))
+    yield made
+    made.close()
+
+
+def test_a_closed_segment_forgets_as_the_open_part_does(closed: SqliteStore) -> None:
+    """Where an entry lies makes no difference to what can be forgotten of it."""
+    places = [0, 999, 30_000, 65_535 - 65_535 % 3, SEGMENT + 2, SEGMENT + 299]
+    with closed.read() as view:
+        assert 1 == len(view.segments("user"))
+
+    closed.forget(
+        {"user": {n: Forgotten(lookups=frozenset(lookups_of(n))) for n in places[1:]}}
+        | {"user": {n: Forgotten(lookups=frozenset(lookups_of(n))) for n in places}}
+    )
+
+    assert [b""] * len(places) == rows_in(closed, places)
+    assert [row_of(3), row_of(SEGMENT - 4)] == rows_in(closed, [3, SEGMENT - 4])
+    left = lookups_in(closed, 0, CLOSED)
+    assert left.keys() == {n for n in range(0, CLOSED, 3) if n not in places}
+    assert all(set(lookups_of(n)) == found for n, found in left.items())
+    for number in (0, 999):
+        assert [n for n in range(number, CLOSED, 1_000) if n % 3 == 0 and n not in places] == (
+            found_by(closed, NAMES[number])
+        )
+
+
+def test_what_is_forgotten_is_in_no_file(closed: SqliteStore) -> None:
+    """Neither in the database, nor in what SQLite writes ahead, nor in a segment's files."""
+    places = [0, 30_000, SEGMENT - 4, SEGMENT + 2, SEGMENT + 299]
+    lookup = term(Field.VALUE_LOOKUP, "needle").to_bytes(8, "little")
+    needles = [row_of(n) for n in places]
+    assert all(files_with(closed.path, [needle]) for needle in needles)
+
+    for left in (b"<less>", b""):
+        closed.forget({"user": {n: Forgotten(row=left) for n in places}})
+
+    assert [] == files_with(closed.path, [*needles, lookup])
+    assert [] == files_with(closed.path, [b"<less>"])
+    assert files_with(closed.path, [row_of(3)])
+
+
+def test_a_segment_of_which_all_is_forgotten_is_not_searched(closed: SqliteStore) -> None:
+    """The manifest says which lookups are left, and nothing of those that are gone."""
+    everything = {n: Forgotten(lookups=frozenset(lookups_of(n))) for n in range(0, CLOSED, 3)}
+
+    closed.forget({"user": everything})
+
+    assert {} == lookups_in(closed, 0, CLOSED)
+    with closed.read() as view:
+        wanted = Wanted(groups=(frozenset({SUBJECTS[2]}),))
+        assert [] == list(view.candidates("user", wanted, 0, CLOSED, newest_first=True))
+        assert 1 == view.work.segments_skipped
+        assert {} == view.tally("user", Field.SUBJECT_LOOKUP, None)
+    needles = [each.to_bytes(8, order) for each in SUBJECTS for order in ("little", "big")]  # type: ignore[arg-type]
+    assert [] == files_with(closed.path, needles)

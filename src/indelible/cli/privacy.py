@@ -149,12 +149,16 @@ def _scan_fields(scanned: Scan) -> Iterator[tuple[str, str]]:
     yield "entries", f"{scanned.entries:,}"
     yield "in clear", f"{scanned.total:,}"
     for (path, kind), count in scanned.found.items():
-        yield path, f"{kind}, {count:,} times"
+        yield path, f"{kind}, {_times(count)}"
     for spot in scanned.spots:
         yield f"{spot.log}#{spot.index}", f"{spot.path}: {spot.kind}"
     if more := scanned.total - len(scanned.spots):
         yield "more", f"{more:,} places, which are not named here"
     for path, count in scanned.caught.items():
-        yield path, f"caught at recording and kept in the vault, {count:,} times"
+        yield path, f"caught at recording and kept in the vault, {_times(count)}"
     for part in scanned.unread:
         yield "cannot be read", part
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
