@@ -694,9 +694,14 @@ def subject_number(subject: bytes) -> int:
 
 
 def _hashed(key: bytes, field: Field, text: str) -> int:
-    if field is Field.SUBJECT_LOOKUP:
+    if field == _SUBJECT:
         return subject_number(_digest(key, b"subject", text))
-    return numbered(_digest(key, field.name.encode(), text), field)
+    return numbered(_digest(key, _PURPOSES[field], text), field)
+
+
+# Until Python 3.12 an enum finds members and names in code of its own: too dear here.
+_SUBJECT = Field.SUBJECT_LOOKUP
+_PURPOSES = {field: field.name.encode() for field in Field}
 
 
 def _digest(key: bytes, purpose: bytes, text: str) -> bytes:
