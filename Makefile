@@ -51,7 +51,7 @@ demo: $(INSTALLED) ## Show what Indelible does
 	./demo/run
 
 test: $(INSTALLED) ## Run the tests and report branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 check: $(INSTALLED) ## Lint, check the format and the types
 	$(BIN)/ruff check

@@ -259,7 +259,7 @@ class Keyring:
         self._index_keys: dict[int, bytes] = {}
         self._current: dict[tuple[str | None, FieldClass], DataKey] = {}
         self._opened: dict[bytes, DataKey] = {}
-        self._version = -1
+        self._version = self._index_version = -1
         self._living: set[bytes] = set()
         self._fresh: dict[bytes, tuple[WrappedDataKey, bytes]] = {}
         self.remembered: dict[tuple[str, str, str | None, str], tuple[int, ...]] = {}
@@ -652,6 +652,10 @@ class Keyring:
     def _known_index_keys(self) -> dict[int, bytes]:
         """Return all index keys, those that other processes have made since among them."""
         known = self._unlocked_index_keys()
+        version = self._store.version()
+        if version == self._index_version:
+            return known
+        self._index_version = version
         if known.keys() != {key.number for key in self._store.index_keys()}:
             with self._lock:
                 self._index_keys = {}
