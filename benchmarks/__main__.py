@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks import (
     bulk,
     compression,
+    erasure,
     group,
     guarded,
     imports,
@@ -55,8 +56,9 @@ BENCHMARKS = {
     "memory": Benchmark(memory.run, 200_000),
     "verify": Benchmark(verify.run, 262_144),
     "query": Benchmark(query.run, 500_000),
-    "guarded": Benchmark(guarded.run, 131_072),
     "sealing": Benchmark(sealing.run, 20_480),
+    "guarded": Benchmark(guarded.run, 131_072),
+    "erasure": Benchmark(erasure.run, 200_000),
     "import": Benchmark(imports.run, 11),
     "compression": Benchmark(compression.run, 65_536),
 }

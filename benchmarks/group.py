@@ -2,7 +2,8 @@
 Group: 100 threads that each wait for their own receipt, against one that does.
 
 The store's sync takes 5 ms more than this machine's, as on a network disk. So one
-thread is bound by it, and a hundred show how many receipts share one sync.
+thread is bound by it, and a hundred show how many receipts share one sync. Events
+stand in clear.
 """
 
 from __future__ import annotations

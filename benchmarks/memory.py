@@ -1,4 +1,8 @@
-"""Memory: what a process needs while it records, or imports, many events, and how flat it stays."""
+"""
+Memory: what a process needs while it records, or imports, many events, and how flat it stays.
+
+The events stand in clear.
+"""
 
 from __future__ import annotations
 

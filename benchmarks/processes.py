@@ -1,7 +1,8 @@
 """
 Processes: eight that write one trail at once, against one that writes as much.
 
-Afterwards every event of every process must be there, once, and the trail verify.
+Afterwards every event of every process must be there, once, and the trail verify. Events
+stand in clear.
 """
 
 from __future__ import annotations

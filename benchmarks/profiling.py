@@ -8,10 +8,10 @@ from cProfile import Profile
 from pstats import Stats
 from typing import TYPE_CHECKING
 
-from benchmarks import bulk, policies, profiles
+from benchmarks import bulk, erasure, policies, profiles
 from benchmarks.events import events
 from benchmarks.sealing import Sealing
-from benchmarks.trails import made, whole_segments
+from benchmarks.trails import made, opened, whole_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +56,15 @@ def profile_record(task: Task) -> None:
     _show(found)
 
 
+def profile_erasure(task: Task) -> None:
+    """Profile one erasure, from its plan until nothing is left."""
+    home = task.scratch / "home"
+    erasure.build(home, task.entries, task.entries // 4)
+    with opened(home) as trail, _profiled() as found:
+        erasure.erase(trail, erasure.SUBJECTS[0])
+    _show(found)
+
+
 def _profile_bulk(task: Task, policy: Policy) -> None:
     entries = whole_segments(task.entries)
     with _profiled() as found:
@@ -65,6 +74,7 @@ def _profile_bulk(task: Task, policy: Policy) -> None:
 
 PROFILES: dict[str, tuple[Callable[[Task], None], int]] = {
     "bulk": (profile_bulk, 65_536),
+    "erasure": (profile_erasure, 40_000),
     "guarded": (profile_guarded, 65_536),
     "sealing": (profile_sealing, 20_480),
     "record": (profile_record, 2_000),

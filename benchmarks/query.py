@@ -2,7 +2,8 @@
 Query: a page of 50 for one actor, opening, and proofs, in a small trail and a large one.
 
 The trails take turns. Busy actors fill a page in both; quiet ones do only in the
-large one, and their entries are spread over many segments.
+large one, and their entries are spread over many segments. Both keep everything in
+clear; `benchmarks.guarded` compares pages with those of a trail that does not.
 """
 
 from __future__ import annotations

@@ -17,17 +17,15 @@ from benchmarks.figures import Figure, Result, Task, result
 from benchmarks.stopwatch import Stopwatch, percentile
 from benchmarks.trails import LOG, made
 from indelible.box import Row
-from indelible.event import Event
 from indelible.seal import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from indelible.event import Event
     from indelible.policy import Policy
     from indelible.seal import Sealed
     from indelible.vault import Vault
-
-    Step = Callable[[Event], object]
 
 _ROW = 256
 _RESOURCES = ("profile", "order", "customer")

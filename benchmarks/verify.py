@@ -1,4 +1,8 @@
-"""Verify: a whole trail, every byte hashed again, in one process and in two."""
+"""
+Verify: a whole trail in clear, every byte hashed again, in one process and in two.
+
+Value accounting, which `benchmarks.erasure` measures, has nothing to do here.
+"""
 
 from __future__ import annotations
 

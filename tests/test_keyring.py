@@ -1118,3 +1118,53 @@ with indelible.open(sys.argv[1], mode="r") as trail:
         state = item.states["/actor/id"].value
         print(item.event.actor if state == "OPEN" else item.event.actor.id, state)
 """
+
+
+READING = """
+import os, signal, sys, threading
+from importlib import import_module
+
+for name in sys.argv[2:]:
+    import_module(f"indelible.stores.{name}")
+import indelible
+
+signal.alarm(50)
+forking, reading = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)
+trail = indelible.open(sys.argv[1], origin="audit.example.com/fork")
+trail.record("order.ship", actor="user:alice", resource="order:1")
+
+def read():
+    with trail.store.read():
+        reading.set()
+        forking.wait()
+        for _ in range(1_000):
+            assert trail.vault.keyring.of_subject("user:alice")
+
+thread = threading.Thread(target=read)
+thread.start()
+reading.wait()
+child = os.fork()
+if not child:
+    trail.record("order.ship", actor="user:alice", resource="order:2")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+trail.close()
+"""
+
+
+@pytest.mark.parametrize(
+    "order", [("sqlite", "sqlite_keyring"), ("sqlite_keyring", "sqlite")], ids=repr
+)
+def test_a_fork_waits_for_readers_that_need_keys(tmp_path: Path, order: tuple[str, str]) -> None:
+    """Whoever forks lets readers come to an end, and they may open keys until they do."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READING, str(tmp_path / "trail"), *order],
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)

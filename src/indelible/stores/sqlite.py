@@ -67,6 +67,7 @@ from indelible.segment import (
     unpack_block,
 )
 from indelible.store import Forgotten, Head, Stored, Tile, Wanted, Work
+from indelible.stores import sqlite_keyring  # noqa: F401 - see the end of this module
 from indelible.stores.sqlite_build import build, build_aside, rebuild, sweep
 from indelible.stores.sqlite_layout import (
     SPANS,
@@ -1556,6 +1557,8 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
+# After the keyring's, so that it comes before it: whoever reads or writes here may need the
+# keyring to come to an end, but nobody needs this store while they hold the keyring.
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
 )

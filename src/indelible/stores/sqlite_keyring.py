@@ -37,7 +37,8 @@ class SqliteKeyring:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._connections = 0
-        _keyrings.add(self)
+        with _opening:
+            _keyrings.add(self)
 
     def create(self) -> None:
         """
@@ -303,9 +304,12 @@ def _data_key(row: tuple[Any, ...]) -> WrappedDataKey:
 
 _keyrings: weakref.WeakSet[SqliteKeyring] = weakref.WeakSet()
 _forking: list[SqliteKeyring] = []
+_opening = threading.Lock()
 
 
 def _before_fork() -> None:
+    # One that another thread opened meanwhile would use SQLite in the middle of it.
+    _opening.acquire()
     _forking[:] = list(_keyrings)
     for keyring in _forking:
         keyring.before_fork()
@@ -314,6 +318,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _forking:
         _forking.pop().after_fork()
+    _opening.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
