@@ -42,6 +42,7 @@ LAYERS = {
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
     "governed": [
+        "openings",
         "policies",
         "covers",
         "accounting",

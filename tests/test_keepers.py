@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import indelible
 from indelible.errors import CallerError, KeyUnavailable
 from indelible.keepers import PASSPHRASE, SETTING, keeper_of
 from indelible.kek import KeyFile, Passphrase
@@ -47,8 +48,41 @@ def test_a_passphrase_that_is_not_there_is_asked_for(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """An empty passphrase is none; the message names the setting that must hold it."""
-    with pytest.raises(KeyUnavailable, match=f"{SETTING} says passphrase, but {PASSPHRASE} is"):
-        keeper_of(tmp_path, {SETTING: "passphrase", **environment})
+    keeper = keeper_of(tmp_path, {SETTING: "passphrase", **environment})
+
+    assert "passphrase" == keeper.kind
+    for use in (
+        lambda: keeper.wrap(KEK, 1),
+        lambda: keeper.unwrap(b"wrapped", 1),
+        lambda: keeper.destroy(1),
+    ):
+        with pytest.raises(
+            KeyUnavailable, match=f"version 1: {SETTING} says passphrase, but {PASSPHRASE} is"
+        ):
+            use()
+
+
+def test_without_the_passphrase_what_is_public_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no passphrase sees what everybody sees, and is told which key is wanting."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv(SETTING, "passphrase")
+    monkeypatch.setenv(PASSPHRASE, "correct horse")
+    with indelible.open(tmp_path / "audit") as audit:
+        audit.record("invoice.pay", actor="user:alice", resource="invoice:7")
+    monkeypatch.delenv(PASSPHRASE)
+
+    with indelible.open(tmp_path / "audit", mode="r") as audit:
+        (item,) = audit.search("resource:invoice:7").items
+        verdict = audit.verify()
+        with pytest.raises(KeyUnavailable, match=PASSPHRASE):
+            audit.search("actor:user:alice")
+    with indelible.open(tmp_path / "audit") as audit, pytest.raises(KeyUnavailable):
+        audit.record("invoice.pay", actor="user:alice", resource="invoice:8")
+
+    assert "user:[unreadable]" == str(item.event.actor)
+    assert verdict.passed
 
 
 @pytest.mark.parametrize("named", ["aws", "aws-kms:", "vault", "FILE", "file ", "passphrase:x"])

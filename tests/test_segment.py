@@ -18,6 +18,7 @@ from indelible.segment import (
     TILE,
     Columns,
     Filter,
+    Lookups,
     Postings,
     Segment,
     Span,
@@ -377,3 +378,38 @@ def test_all_that_a_segment_is_skipped_by_has_one_hash() -> None:
         manifest(filter=Filter.build([0x550])).index_hash,
         manifest(counts={5: (3, 4), 21: (1, 3)}).index_hash,
     }
+
+
+@given(st.lists(st.lists(st.integers(0, 2**63 - 1), max_size=5), max_size=20))
+def test_lookups_are_kept_in_the_order_of_their_entries(made: list[list[int]]) -> None:
+    """What committed values are found by comes back as it was, apart from the log's own terms."""
+    lookups = Lookups.of(made)
+
+    again = Lookups.from_bytes(len(made), lookups.to_bytes())
+
+    assert lookups == again
+    assert lookups == Lookups.joined([Lookups.of([each]) for each in made])
+
+
+def test_an_entry_may_have_more_lookups_than_a_byte_counts() -> None:
+    """A searchable list of many texts is found by each of them."""
+    many = [term(Field.VALUE_LOOKUP, str(number)) for number in range(1_000)]
+    lookups = Lookups.of([[], many, [many[7]]]).to_bytes()
+    columns = Columns.of(
+        [Terms(terms=(), id=1, id_time=0, trace=0, occurred_at=0) for _ in range(3)]
+    ).to_bytes()
+
+    found = find_in_columns(columns, 3, [[many[7]]], lookups)
+    last = find_in_columns(columns, 3, [[many[999]]], lookups)
+
+    assert {1, 2} == found
+    assert {1} == last
+
+
+def test_lookups_that_do_not_fit_are_damaged() -> None:
+    """Bytes that were cut off or added are no answer."""
+    data = Lookups.of([[1, 2], [3]]).to_bytes()
+
+    for other in (data[:-1], data + b"\0", data[:1]):
+        with pytest.raises(Damaged):
+            Lookups.from_bytes(2, other)

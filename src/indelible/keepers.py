@@ -35,7 +35,6 @@ def keeper_of(keys: Path, environment: Mapping[str, str] = os.environ) -> KeyEnc
 
     Raises:
         CallerError: It names none that there is, or the KMS's client is not installed.
-        KeyUnavailable: The passphrase is not there.
     """
     named = environment.get(SETTING) or "file"
     if named == "file":
@@ -43,10 +42,51 @@ def keeper_of(keys: Path, environment: Mapping[str, str] = os.environ) -> KeyEnc
     if named == "passphrase":
         passphrase = environment.get(PASSPHRASE)
         if not passphrase:
-            raise KeyUnavailable(f"vault key: {SETTING} says passphrase, but {PASSPHRASE} is empty")
+            return Absent("passphrase", f"{SETTING} says passphrase, but {PASSPHRASE} is empty")
         return Passphrase(passphrase)
     if named.startswith(_KMS) and len(named) > len(_KMS):
         from indelible.kms.aws import AwsKms  # noqa: PLC0415 - most trails have no KMS
 
         return AwsKms.connect(named.removeprefix(_KMS))
     raise CallerError(f"{SETTING}: found {named!r}, expected file, passphrase or aws-kms:ALIAS")
+
+
+class Absent:
+    """
+    A keeper that cannot be asked: what everybody may see can be read without it.
+
+    Attributes:
+        kind: Which keeper it would be.
+    """
+
+    def __init__(self, kind: str, why: str) -> None:
+        self.kind, self._why = kind, why
+
+    def wrap(self, key: bytes, version: int) -> bytes:
+        """
+        Refuse.
+
+        Raises:
+            KeyUnavailable: Always, with what is wanting.
+        """
+        del key
+        raise KeyUnavailable(f"vault key version {version}: {self._why}")
+
+    def unwrap(self, wrapped: bytes, version: int) -> bytes:
+        """
+        Refuse.
+
+        Raises:
+            KeyUnavailable: Always, with what is wanting.
+        """
+        del wrapped
+        raise KeyUnavailable(f"vault key version {version}: {self._why}")
+
+    def destroy(self, version: int) -> None:
+        """
+        Refuse.
+
+        Raises:
+            KeyUnavailable: Always, with what is wanting.
+        """
+        raise KeyUnavailable(f"vault key version {version}: {self._why}")

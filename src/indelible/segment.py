@@ -209,28 +209,31 @@ class Lookups:
     """
     By what the committed values of some consecutive entries can be found, in their order.
 
-    Kept beside `Columns`, never in them: these can be forgotten.
+    Kept beside `Columns`, never in them: these can be forgotten. A count has two bytes,
+    since a list of many texts may be searchable.
     """
 
-    counts: bytes
+    counts: array[int]
     terms: array[int]
 
     @classmethod
     def of(cls, lookups: Sequence[Sequence[int]]) -> Lookups:
         """Pack the *lookups* of entries."""
-        return cls(bytes([len(each) for each in lookups]), array("q", chain.from_iterable(lookups)))
+        return cls(
+            array("H", [len(each) for each in lookups]), array("q", chain.from_iterable(lookups))
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Lookups]) -> Lookups:
         """Return the lookups of all entries of *parts*."""
         return cls(
-            b"".join(part.counts for part in parts),
+            array("H", chain.from_iterable(part.counts for part in parts)),
             array("q", chain.from_iterable(part.terms for part in parts)),
         )
 
     def to_bytes(self) -> bytes:
         """Return counts and terms, one after the other; nothing where there are no terms."""
-        return self.counts + pack(self.terms) if self.terms else b""
+        return pack(self.counts) + pack(self.terms) if self.terms else b""
 
     @classmethod
     def from_bytes(cls, entries: int, data: bytes) -> Lookups:
@@ -241,11 +244,12 @@ class Lookups:
             Damaged: The parts do not fit together.
         """
         if not data:
-            return cls(bytes(entries), array("q"))
-        counts = data[:entries]
-        if len(counts) != entries or len(data) != entries + 8 * sum(counts):
+            return cls(array("H", bytes(2 * entries)), array("q"))
+        end = 2 * entries
+        counts = _unpack("H", data[:end]) if len(data) >= end else array("H")
+        if len(counts) != entries or len(data) != end + 8 * sum(counts):
             raise Damaged(f"lookups of {entries} entries: found {len(data)} bytes")
-        return cls(counts, _unpack("q", data[entries:]))
+        return cls(counts, _unpack("q", data[end:]))
 
     def without(self, gone: Mapping[int, Collection[int]]) -> Lookups:
         """Return them without those that *gone* names for each place."""
@@ -269,9 +273,9 @@ def find_in_columns(
     found: set[int] | None = None
     counts = data[:entries]
     start = entries * 5
-    kept = (
+    kept: tuple[tuple[bytes, Sequence[int]], ...] = (
         (data[start : start + 8 * sum(counts)], counts),
-        (lookups[entries:], lookups[:entries]),
+        (lookups[2 * entries :], _unpack("H", lookups[: 2 * entries])),
     )
     for group in groups:
         places = {place for term in group for place in _places(*_of_field(kept, term))}
@@ -292,13 +296,13 @@ def find_fingerprint(data: bytes, fingerprint: int) -> Iterator[int]:
 
 
 def _of_field(
-    kept: tuple[tuple[bytes, bytes], tuple[bytes, bytes]], term: int
-) -> tuple[bytes, int, bytes]:
+    kept: tuple[tuple[bytes, Sequence[int]], ...], term: int
+) -> tuple[bytes, int, Sequence[int]]:
     terms, counts = kept[field_of(term) in LOOKUPS]
     return terms, term, counts
 
 
-def _places(terms: bytes, term: int, counts: bytes) -> Iterator[int]:
+def _places(terms: bytes, term: int, counts: Sequence[int]) -> Iterator[int]:
     needle = term.to_bytes(8, "little")
     at = terms.find(needle)
     if at < 0:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import threading
 import time
 import weakref
 from base64 import b64encode
@@ -48,6 +47,7 @@ from indelible.errors import (
     CallerError,
     Damaged,
     Malformed,
+    Moved,
     NotATrail,
     NotFound,
     StoreError,
@@ -59,6 +59,7 @@ from indelible.errors import (
 from indelible.event import id_time
 from indelible.log import append, head_of, sign
 from indelible.merkle import root_at
+from indelible.openings import Openings
 from indelible.pins import Pin, Pins
 from indelible.policy import CUSTODY, OWNER, Policy
 from indelible.query import Item, Page, Query
@@ -97,6 +98,8 @@ ENVIRONMENT = "INDELIBLE_TRAIL"
 """Names the directory where none is given."""
 
 Closing = Literal["thread", "process"]
+
+_ATTEMPTS = 3
 
 
 class Trail:
@@ -905,26 +908,39 @@ class Trail:
         said = self._openings.due(time.monotonic(), final=final)
         if said is None:
             return
-        try:
-            with self.store.write() as transaction:
-                event = private_event(
-                    self.vault,
-                    self.id,
-                    "values.open",
-                    rationale=self.viewer.purpose,
-                    role=self.viewer.role,
-                    uid=os.getuid(),
-                    **said,
-                )
-                self.vault.keyring.keep(event.keys)
-                target = head_of(transaction.heads(), CUSTODY)
-                signer = self.signer_of(target)
-                append(transaction, target, [event], signer, time.time_ns() // 1_000)
-        except (StoreError, WriteUncertain, CallerError):
-            # The owner may read where nothing can be written, a copy on a disc perhaps;
-            # others see nothing that is not recorded.
-            if self.viewer.role != OWNER:
-                raise
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._write_opening(said)
+            except Moved:
+                # A key of its boxes was destroyed meanwhile: it is sealed anew.
+                if attempt == _ATTEMPTS - 1:
+                    self._openings.unsaid(said)
+                    raise
+            except (StoreError, WriteUncertain, CallerError):
+                # The owner may read where nothing can be written, a copy on a disc perhaps;
+                # others see nothing that is not recorded.
+                self._openings.unsaid(said)
+                if self.viewer.role != OWNER:
+                    raise
+                return
+            else:
+                return
+
+    def _write_opening(self, said: dict[str, Any]) -> None:
+        with self.store.write() as transaction:
+            event = private_event(
+                self.vault,
+                self.id,
+                "values.open",
+                rationale=self.viewer.purpose,
+                role=self.viewer.role,
+                uid=os.getuid(),
+                **said,
+            )
+            self.vault.keyring.keep(event.keys)
+            target = head_of(transaction.heads(), CUSTODY)
+            signer = self.signer_of(target)
+            append(transaction, target, [event], signer, time.time_ns() // 1_000)
 
     def _explain(self, view: View, log: str, index: int, path: str) -> Found:
         """Say what became of a value that is gone."""
@@ -1042,38 +1058,6 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         case=case,
         purpose=purpose,
     )
-
-
-class Openings:
-    """What this process has opened of personal values, and not yet said."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._entries = self._times = 0
-        self._asked = ""
-        self._said_at: float | None = None
-
-    def add(self, entries: int, asked: str) -> None:
-        """Count an opening of that many *entries*."""
-        with self._lock:
-            self._entries += entries
-            self._times += 1
-            self._asked = asked
-
-    def due(self, now: float, *, final: bool) -> dict[str, Any] | None:
-        """Return what to say now; nothing within an hour after it was said, unless *final*."""
-        with self._lock:
-            if not self._times or (
-                self._said_at is not None and now < self._said_at + _HOUR and not final
-            ):
-                return None
-            said = {"entries": self._entries, "times": self._times, "query": self._asked}
-            self._entries = self._times = 0
-            self._said_at = now
-            return said
-
-
-_HOUR = 3600.0
 
 
 def _policy_of(view: View, *, reading: bool) -> Policy:

@@ -18,7 +18,7 @@ import msgspec
 
 from indelible.access import MASK, MASKS, PSEUDONYM, Viewer, pseudonym
 from indelible.box import Box, Found, Row, ValueState, binding, enclose, look_into
-from indelible.errors import Damaged, KeyUnavailable, VerificationError
+from indelible.errors import Damaged, EventTooLarge, KeyUnavailable, VerificationError
 from indelible.keyring import NONCE_SIZE, networks_of
 from indelible.policy import COMMITTED, FieldClass, Sight
 from indelible.seal import NETTED, Sealed
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 
 _json = msgspec.json.Encoder(decimal_format="string").encode
+
+MOST_LOOKUPS = 60_000
+"""Most numbers that one entry is found by."""
 
 _MOST_REMEMBERED = 65_536
 
@@ -107,6 +110,10 @@ class Vault:
             inside = [disclosures[at] for at in positions]
             boxes.append(enclose(number, positions, inside, key, bound, nonce))
         lookups += owners
+        if len(lookups) > MOST_LOOKUPS:
+            raise EventTooLarge(
+                "event", f"{len(lookups)} searchable texts", f"at most {MOST_LOOKUPS}"
+            )
         return Sealed(
             event=sealed.event,
             clear=sealed.clear,

@@ -1246,15 +1246,17 @@ class _SegmentFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._open: OrderedDict[Path, sqlite3.Connection] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int, int], sqlite3.Connection] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
     def opened(self, segment: Segment) -> Iterator[sqlite3.Connection]:
-        path = segment_path(self._directory, segment.log, segment.number, segment.purged)
+        # A page opens files hundreds of times, nearly always one that is open: no path then.
+        key = (segment.log, segment.number, segment.purged)
         with self._lock:
-            connection = self._open.pop(path, None)
+            connection = self._open.pop(key, None)
             if connection is None:
+                path = segment_path(self._directory, *key)
                 if not path.is_file():
                     raise Damaged(f"segment file {path.parent.name}/{path.name} is missing")
                 # Nobody writes to it any more: no locks, no WAL, no shared memory.
@@ -1264,7 +1266,7 @@ class _SegmentFiles:
                     isolation_level=None,
                     check_same_thread=False,
                 )
-            self._open[path] = connection
+            self._open[key] = connection
             while len(self._open) > _OPEN_SEGMENTS:
                 self._open.popitem(last=False)[1].close()
             yield connection

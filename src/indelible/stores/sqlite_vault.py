@@ -181,25 +181,24 @@ class VaultFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._open: OrderedDict[tuple[str, int], sqlite3.Connection] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int], tuple[Path, sqlite3.Connection]] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
     def opened(self, log: str, number: int) -> Iterator[sqlite3.Connection | None]:
         """Yield a connection to read with, or None where there is no file."""
         with self._lock:
-            connection = self._open.pop((log, number), None)
-            path = vault_path(self._directory, log, number)
+            known = self._open.pop((log, number), None)
+            path = vault_path(self._directory, log, number) if known is None else known[0]
             if not path.is_file():
-                if connection is not None:
-                    connection.close()
+                if known is not None:
+                    known[1].close()
                 yield None
                 return
-            if connection is None:
-                connection = _connect(path, "ro")
-            self._open[log, number] = connection
+            connection = _connect(path, "ro") if known is None else known[1]
+            self._open[log, number] = (path, connection)
             while len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1][1].close()
             try:
                 yield connection
             except sqlite3.Error as error:
@@ -209,7 +208,7 @@ class VaultFiles:
         """Give back the files."""
         with self._lock:
             while self._open:
-                self._open.popitem()[1].close()
+                self._open.popitem()[1][1].close()
 
     def before_fork(self) -> None:
         """Hold no connection: SQLite's do not survive a fork."""
