@@ -12,6 +12,7 @@ never changes.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -195,7 +196,10 @@ class VaultFiles:
                     known[1].close()
                 yield None
                 return
-            connection = _connect(path, "ro") if known is None else known[1]
+            # To write as well, where that may be: else what a crash left half done in it
+            # could not be rolled back, and nothing in it be read.
+            may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+            connection = _connect(path, "rw" if may_write else "ro") if known is None else known[1]
             self._open[log, number] = (path, connection)
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)[1][1].close()
