@@ -287,7 +287,7 @@ def test_a_scan_finds_what_the_index_has_lost(trail: indelible.Trail) -> None:
     """An erasure can do without lookups: the boxes themselves say whose they are."""
     trail.close()
     with sqlite3.connect(trail.path / "head.db") as head:
-        head.execute("UPDATE tail SET lookups = zeroblob(entries)")
+        head.execute("UPDATE tail SET lookups = zeroblob(2 * entries)")
     head.close()
 
     with indelible.open(trail.path) as opened:

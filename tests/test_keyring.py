@@ -64,6 +64,10 @@ class MemoryKeys:
         """Return the keys of some subjects."""
         return [key for key in self._data_keys.values() if key.subject in subjects]
 
+    def newest(self) -> bytes | None:
+        """The id of the data key that was made last."""
+        return max(self._data_keys, default=None)
+
     def under(self, kek: int, limit: int) -> list[WrappedDataKey]:
         """Return keys under a version."""
         return [key for key in self._data_keys.values() if key.kek == kek][:limit]

@@ -30,7 +30,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from indelible.errors import KeyUnavailable, Moved
-from indelible.event import uuid7
 from indelible.policy import FieldClass
 from indelible.terms import Field, numbered
 
@@ -116,6 +115,10 @@ class KeyStore(Protocol):
 
     def find(self, subjects: Collection[bytes]) -> Sequence[WrappedDataKey]:
         """Return the data keys of any of *subjects*."""
+        ...
+
+    def newest(self) -> bytes | None:
+        """Return the id of the data key that was made last; None where there is none."""
         ...
 
     def under(self, kek: int, limit: int) -> Sequence[WrappedDataKey]:
@@ -265,6 +268,7 @@ class Keyring:
         self.remembered: dict[tuple[str, str, str | None, str], tuple[int, ...]] = {}
         self._lookups: dict[tuple[Field, str], int] = {}
         self._month = (0, 0)
+        self._may_find = True
 
     def close(self) -> None:
         """Hold no key any more, and give back the store's files."""
@@ -314,14 +318,21 @@ class Keyring:
         following = datetime((month + 1) // 12, (month + 1) % 12 + 1, 1, tzinfo=UTC)
         self._current.clear()
         self._month = (month, int(following.timestamp() * 1e6))
+        # Where nobody has made a key this month, none is looked for: who makes one at the
+        # same time as another makes one more, which does no harm.
+        newest = self._store.newest()
+        began = datetime(moment.year, moment.month, 1, tzinfo=UTC)
+        made_at = 0 if newest is None else int.from_bytes(newest[:6], "big")
+        self._may_find = made_at >= began.timestamp() * 1_000
 
     def _find_or_make(self, subject: str | None, class_: FieldClass, now: int) -> DataKey:
         month = self._month[0]
         # By the newest index key alone, as new lookups are: so whoever has a data key
         # knows by what its entries are found.
-        named = self.subject_hashes(subject)[-1]
+        keys = self._unlocked_index_keys()
+        named = b"" if subject is None else _digest(keys[max(keys)], b"subject", subject)[:16]
         # Of all classes at once: whoever has values of one mostly has some of the others.
-        for wrapped in self._store.find([named]):
+        for wrapped in self._store.find([named]) if self._may_find else ():
             if wrapped.month == month and (subject, wrapped.class_) not in self._current:
                 self._current[subject, wrapped.class_] = self._unwrap(wrapped)
         return self._current.get((subject, class_)) or self._make(named, class_, month, now)
@@ -329,7 +340,14 @@ class Keyring:
     def _make(self, subject: bytes, class_: FieldClass, month: int, now: int) -> DataKey:
         version = self._newest_kek()
         random = os.urandom(10 + KEY_SIZE)
-        key_id = bytes.fromhex(uuid7(now * 1_000, random[:10]).replace("-", ""))
+        # A UUIDv7, as RFC 9562 has it: milliseconds, then random bits around two marks.
+        key_id = b"%b%c%c%c%b" % (
+            (now // 1_000).to_bytes(6, "big"),
+            0x70 | random[0] & 0x0F,
+            random[1],
+            0x80 | random[2] & 0x3F,
+            random[3:10],
+        )
         key = random[10:]
         wrapped = WrappedDataKey(
             id=key_id, subject=subject, class_=class_, month=month, kek=version, wrapped=b""

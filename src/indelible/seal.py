@@ -497,7 +497,7 @@ class _Taking:
         """Tell whether the value at *path* leaves, and keep it if it is to be committed."""
         rule = self._rules[path]
         if rule.class_ is _PUBLIC:
-            if path not in NETTED or find_secret(path, value) is None:
+            if path not in NETTED or not _looks_secret(path, value):
                 return False
             # The net: better a value in the vault that might have been public than a
             # secret in a log that never forgets.
@@ -524,8 +524,7 @@ class _Taking:
             if rule.class_ is _PUBLIC:
                 # What looks like a secret has a path of its own only where its name is
                 # declared; else it goes with what stays together.
-                found = find_secret(name, _shown(value))
-                if found is None:
+                if not _looks_secret(name, value):
                     kept[name] = value
                     continue
                 self._clear.caught += (path,) if path not in self._clear.caught else ()
@@ -599,12 +598,22 @@ _CAUGHT_ID = FieldRule(class_=FieldClass.PERSONAL, search="exact")
 _PUBLIC, _SECRET = FieldClass.PUBLIC, FieldClass.SECRET
 
 
-def _shown(value: object) -> object:
-    return (
-        [each for each in (value.old, value.new) if each is not UNSET]
-        if isinstance(value, Change)
-        else value
-    )
+def _looks_secret(name: str, value: object) -> bool:
+    """Tell whether there is something in *value* that the net catches."""
+    # What most events have is taken apart here: the net walks through anything, slowly.
+    if type(value) is Change:
+        old, new = value.old, value.new
+        return (old is not UNSET and find_secret(name, old) is not None) or (
+            new is not UNSET and find_secret(name, new) is not None
+        )
+    if type(value) is Rationale:
+        code, reference = value.code, value.reference
+        return (
+            find_secret("text", value.text) is not None
+            or (code is not None and find_secret("code", code) is not None)
+            or (reference is not None and find_secret("reference", reference) is not None)
+        )
+    return find_secret(name, value) is not None
 
 
 def _check_required(event: Event, ruling: Ruling) -> None:

@@ -273,6 +273,8 @@ def find_in_columns(
     found: set[int] | None = None
     counts = data[:entries]
     start = entries * 5
+    if lookups and len(lookups) < 2 * entries:
+        raise Damaged(f"lookups of {entries} entries: found {len(lookups)} bytes")
     kept: tuple[tuple[bytes, Sequence[int]], ...] = (
         (data[start : start + 8 * sum(counts)], counts),
         (lookups[2 * entries :], _unpack("H", lookups[: 2 * entries])),

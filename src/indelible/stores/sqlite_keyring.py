@@ -87,6 +87,11 @@ class SqliteKeyring:
         """Return the keys of some subjects; see `indelible.keyring.KeyStore`."""
         return self._data_keys("subject", list(subjects))
 
+    def newest(self) -> bytes | None:
+        """Return the id of the newest data key; see `indelible.keyring.KeyStore`."""
+        found: bytes | None = self._rows("SELECT MAX(id) FROM data_key")[0][0]
+        return found
+
     def under(self, kek: int, limit: int) -> list[WrappedDataKey]:
         """Return keys wrapped under a version; see `indelible.keyring.KeyStore`."""
         return [
