@@ -11,8 +11,7 @@ import functools
 import inspect
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -36,7 +35,7 @@ from indelible.writer import Pending
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from indelible.event import Approval, Change, Service
     from indelible.policy import Policy, Ruling
@@ -203,20 +202,13 @@ class Recorder:
             StoreError, WriteUncertain: As `record`; whole batches before it are kept.
         """
         total = 0
-        batches = _batches(events, batch)
-        before: _HandedOver | None = None
-        try:
-            while group := next(batches, None):
-                # While the writer commits the batch before.
-                sealed = self._seal_all(group, stream)
-                before, settled = None, before
-                total += self._settle(settled)
-                before = self._hand_over(group, sealed, stream)
-        except BaseException:
-            # What was handed over is kept or not, but not unknown, when this raises.
-            self._settle(before)
-            raise
-        return total + self._settle(before)
+        group: list[Event] = []
+        for event in events:
+            group.append(event)
+            if len(group) == batch:
+                total += self._keep(group, stream)
+                group = []
+        return total + (self._keep(group, stream) if group else 0)
 
     def audited(  # noqa: C901 - one wrapper for sync and one for async functions
         self,
@@ -297,39 +289,26 @@ class Recorder:
 
         return decorate
 
-    def _seal_all(self, events: Sequence[Event], stream: str | None) -> dict[str, list[Sealed]]:
-        group: dict[str, list[Sealed]] = {}
-        for event in events:
-            sealed, ruling = self._sealed(event, stream)
-            if sealed is not None:
-                group.setdefault(ruling.stream, []).append(sealed)
-        return group
-
-    def _hand_over(
-        self, events: Sequence[Event], group: dict[str, list[Sealed]], stream: str | None
-    ) -> _HandedOver:
-        pending = Pending(group)
-        if group:
+    def _keep(self, events: Sequence[Event], stream: str | None) -> int:
+        for _ in range(_ATTEMPTS):
+            group: dict[str, list[Sealed]] = {}
+            for event in events:
+                sealed, ruling = self._sealed(event, stream)
+                if sealed is not None:
+                    group.setdefault(ruling.stream, []).append(sealed)
+            if not group:
+                return 0
+            pending = Pending(group)
             self._submit(pending)
-        return _HandedOver(pending, events, stream)
-
-    def _settle(self, handed: _HandedOver | None) -> int:
-        """Wait for a batch; return how many of its events are kept."""
-        if handed is None or not handed.pending.size:
-            return 0
-        for _ in range(_ATTEMPTS - 1):
-            handed.pending.wait()
-            if not isinstance(handed.pending.error, Moved):
+            pending.wait()
+            if not isinstance(pending.error, Moved):
                 break
-            sealed = self._seal_all(handed.events, handed.stream)
-            handed = self._hand_over(handed.events, sealed, handed.stream)
-        pending = handed.pending
         try:
             pending.result()
         except (StoreError, WriteUncertain):
-            if any(self._refuses(stream) for stream in pending.events):
+            if any(self._refuses(stream) for stream in group):
                 raise
-            for target, lost in pending.events.items():
+            for target, lost in group.items():
                 self._lost(target, len(lost))
             return 0
         return pending.size
@@ -384,20 +363,6 @@ class Recorder:
             leaf_hash=placed.leaves[0],
             state=State.KEPT,
         )
-
-
-class _HandedOver(NamedTuple):
-    """A batch on its way, and what it was made of, should it have to be sealed anew."""
-
-    pending: Pending
-    events: Sequence[Event]
-    stream: str | None
-
-
-def _batches(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
-    source = iter(events)
-    while group := list(islice(source, size)):
-        yield group
 
 
 def _not_captured(ruling: Ruling) -> Receipt:
