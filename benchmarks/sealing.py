@@ -105,7 +105,7 @@ def _measured(
     first = resource == _RESOURCES[0]
     name = "" if first else f".{len(row.boxes)}"
     cpu = {step: percentile(times, 50) * 1e6 for step, times in watches.items()}
-    yield Figure(key=f"sealing.cpu{name}", value=cpu["both"], unit="µs CPU", note=note)
+    yield Figure(key=f"sealing.cpu{name}", value=cpu["both"], unit="µs", note=note)
     yield Figure(key=f"sealing.seal{name}", value=cpu["seal"], unit="µs CPU")
     yield Figure(key=f"sealing.enclose{name}", value=cpu["enclose"], unit="µs CPU")
     yield Figure(key=f"sealing.logging{name}", value=cpu["logging"], unit="µs CPU")

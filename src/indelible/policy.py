@@ -359,7 +359,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         (``/changes/*``), or ``*`` alone. After ``@`` stand types: of the actor for a
         path below ``/actor``, else of the resource. What no pattern matches is personal.
         """
-        return self.pattern(path, actor_type, resource_type)[1]
+        return self.classification(actor_type, resource_type)[path]
 
     def pattern(self, path: str, actor_type: str, resource_type: str) -> tuple[str, FieldRule]:
         """Return the most specific pattern for *path*, and its rule; see `field`."""
@@ -426,7 +426,8 @@ class Classification(dict[str, FieldRule]):
     def __missing__(self, path: str) -> FieldRule:
         if len(self) >= _MOST_RULINGS:
             self.clear()
-        rule = self[path] = self._policy.field(path, *self._types)
+        _, rule = self._policy.pattern(path, *self._types)
+        self[path] = rule
         return rule
 
     def below(self, container: str, name: str) -> tuple[str, FieldRule]:

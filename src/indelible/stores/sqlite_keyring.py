@@ -190,8 +190,10 @@ class SqliteKeyring:
         """Return what changes with the keys; see `indelible.keyring.KeyStore`."""
         with self._lock:
             # SQLite's number is that of one connection, and begins anew with the next.
-            changed = int(self._rows("PRAGMA data_version")[0][0])
-            return self._connections << 32 | changed
+            with translated():
+                connection = self._connected()
+                (changed,) = connection.execute("PRAGMA data_version").fetchone()
+            return self._connections << 32 | int(changed)
 
     def add_erasure(self, digest: bytes, data: bytes) -> None:
         """Keep what an erasure did; see `indelible.keyring.KeyStore`."""
