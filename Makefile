@@ -70,7 +70,7 @@ soak: $(INSTALLED) ## Run the tests that take minutes
 
 lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-emit-index-url --no-config --upgrade \
+		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
 		--extra cli --extra kms --group dev --output-file requirements.lock pyproject.toml
 
 clean: ## Remove the environment, caches and what was built

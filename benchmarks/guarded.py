@@ -165,7 +165,7 @@ def _facets(guarded_home: Path, clear_home: Path) -> Iterator[Figure]:
             note="entries counted by actor" if not name else "",
         )
     if found[0] != found[1]:
-        raise AssertionError("facets: committed actors were counted otherwise than public ones")
+        raise AssertionError(f"facets: found {found[0]} of committed actors, expected {found[1]}")
 
 
 def _openings(home: Path, entries: int) -> Iterator[Figure]:
