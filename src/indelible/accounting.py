@@ -326,7 +326,11 @@ def _whole(
     if sorted(positions) != list(range(count)) or commitment_of(leaves) != commitment:
         return None
     try:
-        disclosures = [each for box in row.boxes for each in unbox(box, keys[box.key], bound)]
+        disclosures = [
+            each
+            for box in row.boxes
+            for each in unbox(box, keys[box.key], bound, [committed[at] for at in box.positions])
+        ]
     except (KeyError, Damaged):
         return None
     if len(disclosures) != count:

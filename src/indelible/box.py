@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 
-from indelible.disclosure import Disclosure, commitment_of, verify_opening
+from indelible.disclosure import (
+    SALT_SIZE,
+    Disclosure,
+    commitment_of,
+    compact,
+    expand,
+    verify_opening,
+)
 from indelible.errors import Damaged, Malformed
 from indelible.keyring import NONCE_SIZE
 from indelible.merkle import HASH_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from indelible.keyring import DataKey
     from indelible.policy import FieldClass
@@ -140,16 +147,20 @@ def enclose(  # noqa: PLR0917 - where it belongs, then what it holds, then how i
         nonce: `NONCE_SIZE` random bytes that nothing else was given; drawn where there are
             none, but who makes several boxes draws for all of them at once.
     """
-    plain = b"[%b]" % b",".join(disclosures)
-    plain = plain.ljust(-(-len(plain) // _PADDED) * _PADDED)
+    values = [compact(each) for each in disclosures]
+    plain = b"".join([b"%b%b" % (len(each).to_bytes(4, "big"), each) for each in values])
+    plain = plain.ljust(-(-len(plain) // _PADDED) * _PADDED, b"\0")
     nonce = nonce or os.urandom(NONCE_SIZE)
     data = nonce + key.encrypt(nonce, plain, b"%b%c%b" % (bound, number, key.id))
     return Box(number, tuple(positions), key.id, data)
 
 
-def unbox(box: Box, key: DataKey, bound: bytes) -> list[Disclosure]:
+def unbox(box: Box, key: DataKey, bound: bytes, paths: Sequence[str]) -> list[Disclosure]:
     """
     Decrypt a box.
+
+    Args:
+        paths: Of its values, as the entry names them.
 
     Raises:
         Damaged: It was not made with this key, for this commitment, or was changed.
@@ -163,13 +174,25 @@ def unbox(box: Box, key: DataKey, bound: bytes) -> list[Disclosure]:
     except (InvalidTag, ValueError):
         raise Damaged(wrong) from None
     try:
-        parts = _split(plain)
-        return [Disclosure.from_bytes(bytes(part)) for part in parts]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Malformed) as error:
+        return [
+            Disclosure.from_bytes(expand(value, path))
+            for value, path in zip(_values(plain, len(paths)), paths, strict=True)
+        ]
+    except Malformed as error:
         raise Damaged(f"box {box.number}: {error}") from error
 
 
-_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+def _values(plain: bytes, count: int) -> Iterator[bytes]:
+    """Yield the compact values of a box; after the last, there is padding alone."""
+    at = 0
+    for _ in range(count):
+        end = at + 4 + int.from_bytes(plain[at : at + 4], "big")
+        if not at + 4 + SALT_SIZE < end <= len(plain):
+            raise Malformed(f"found {len(plain)} bytes, expected {count} values")
+        yield plain[at + 4 : end]
+        at = end
+    if plain[at:].strip(b"\0"):
+        raise Malformed(f"found more than {count} values")
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -226,7 +249,9 @@ def look_into(  # noqa: PLR0917 - what is known, then what is held against it
             wrong = Found(state=ValueState.TAMPERED, why=f"box {box.number}: opens other paths")
             found.update(dict.fromkeys((committed[at] for at in positions), wrong))
             continue
-        for at, each in zip(positions, _look(box, positions, bound, keys, sees), strict=True):
+        for at, each in zip(
+            positions, _look(box, positions, committed, bound, keys, sees), strict=True
+        ):
             found[committed[at]] = each
             if each.disclosure:
                 opened, leaves[at] = _checked(
@@ -250,9 +275,10 @@ def _spine(row: Row, commitment: bytes, count: int) -> list[bytes] | None:
     return leaves if commitment_of(leaves) == commitment else None
 
 
-def _look(
+def _look(  # noqa: PLR0917 - as `look_into`
     box: Box,
     positions: Sequence[int],
+    committed: Sequence[str],
     bound: bytes,
     keys: Mapping[bytes, DataKey],
     sees: Callable[[FieldClass], bool],
@@ -264,13 +290,10 @@ def _look(
     if not sees(key.class_):
         return [Found(state=ValueState.WITHHELD, class_=key.class_)] * len(positions)
     try:
-        disclosures = unbox(box, key, bound)
+        disclosures = unbox(box, key, bound, [committed[at] for at in positions])
     except Damaged as error:
         wrong = Found(state=ValueState.TAMPERED, class_=key.class_, why=str(error))
         return [wrong] * len(positions)
-    if len(disclosures) != len(positions):
-        why = f"box {box.number}: found {len(disclosures)} values, expected {len(positions)}"
-        return [Found(state=ValueState.TAMPERED, class_=key.class_, why=why)] * len(positions)
     return [
         Found(
             state=ValueState.OPEN,
