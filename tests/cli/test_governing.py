@@ -323,7 +323,7 @@ def test_a_vault_that_another_keeps_is_not_rotated(shell: Shell, tmp_path: Path)
     by_file, by_wrong = shell("vault", "rotate", trail), shell("vault", "rotate", trail, **wrong)
     recorded = shell(*record, "user:alice", **wrong)
     read = shell("search", trail, "action:order.ship", "--json")
-    without = shell("vault", "show", trail, INDELIBLE_VAULT_KEY="passphrase")
+    without = shell("vault", "rotate", trail, INDELIBLE_VAULT_KEY="passphrase")
 
     assert (2, 2, 2, 2) == (by_file.code, by_wrong.code, recorded.code, without.code)
     assert "vault key version 1: is kept by passphrase, found file" in by_file.stderr
