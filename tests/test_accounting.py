@@ -20,12 +20,22 @@ from indelible.approval import Approval
 from indelible.box import Box, Row, ValueState
 from indelible.custody import own_event
 from indelible.entry import microseconds
-from indelible.event import Actor, Change, Event, Outcome, Rationale, Resource
+from indelible.event import (
+    Actor,
+    Change,
+    Client,
+    Event,
+    Outcome,
+    Rationale,
+    Resource,
+    Source,
+)
 from indelible.keys import SigningKey
 from indelible.log import append, head_of
 from indelible.plan import Covered, Plan
 from indelible.policies import Consent
 from indelible.policy import CUSTODY
+from indelible.seal import NETTED
 from indelible.segment import SEGMENT, Lookups
 from indelible.store import Forgotten
 from indelible.terms import Field
@@ -278,6 +288,40 @@ def test_every_value_has_one_state(trail: Path) -> None:
     ]
     assert verdict.passed
     assert not [text for text in verdict.does_not_show if "self-approved" in text]
+
+
+def test_what_the_net_has_caught_is_accounted_for_like_any_other_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that the policy calls public, and that looked like a secret, is found and open."""
+    card = "4111111111111111"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "pins"))
+    rules, fields, _ = policy_text().partition(b"[fields]")
+    policy = policies.parse(rules + fields + b'\n"*" = { class = "public" }\n')
+    with indelible.open(tmp_path / "trail", policy=policy) as audit:
+        audit.record(
+            Event(
+                action="card.charge",
+                outcome=Outcome.SUCCESS,
+                reason=f"declined: {card}",
+                actor=Actor(type="service", id="shop"),
+                resource=Resource(type="card", id=card, name=card),
+                changes={"method": Change("cash", {"paid": [card, 7]})},
+                data={"by": [card]},
+                rationale=Rationale(text=f"agreed: {card}"),
+                session=card,
+                request=f"GET /pay?card={card}",
+                client=Client(user_agent=card),
+                tenant=card,
+                source=Source(format="jsonl", id=card),
+            )
+        )
+        verdict = audit.verify()
+        (item,) = audit.search(f"resource:card:{card}").items
+
+    assert NETTED | {"/changes", "/data"} == set(item.clear.caught)
+    assert {"OPEN": 11} == verdict.values
+    assert verdict.passed, verdict.findings
 
 
 def test_what_only_the_owner_has_approved_is_said_so(

@@ -501,7 +501,7 @@ class _Taking:
                 return False
             # The net: better a value in the vault that might have been public than a
             # secret in a log that never forgets.
-            rule = _CAUGHT_ID if path in _SEARCHED else _CAUGHT
+            rule = _CAUGHT
             self._clear.caught += (path,)
         if rule.class_ is _SECRET:
             self._clear.dropped += (path,)
@@ -589,10 +589,8 @@ Fixed fields that an application fills with whatever it has: what looks like a s
 is personal, whatever the policy says.
 """
 
-_SEARCHED = frozenset({"/resource/id", "/session"})
-_CAUGHT = FieldRule(class_=FieldClass.PERSONAL)
-_CAUGHT_ID = FieldRule(class_=FieldClass.PERSONAL, search="exact")
-"""Of a value that entries are searched by: it is found all the same."""
+_CAUGHT = FieldRule(class_=FieldClass.PERSONAL, search="exact")
+"""Of whatever was caught: it is found by its whole text, wherever it stood."""
 
 # Until Python 3.12 an enum finds its members in code of its own: too dear for each value.
 _PUBLIC, _SECRET = FieldClass.PUBLIC, FieldClass.SECRET
