@@ -22,14 +22,14 @@ from indelible.accounting import account
 from indelible.approval import Approval
 from indelible.backup import restore
 from indelible.box import Row, ValueState
-from indelible.custody import own_event
+from indelible.custody import own_event, write
+from indelible.entry import microseconds
 from indelible.errors import CallerError, Moved, NotApproved, NotFound, StoreError
 from indelible.event import Actor, Change, Client, Event, Outcome, Rationale, Resource
 from indelible.keys import SigningKey
 from indelible.plan import Covered, Plan, text_of
 from indelible.policies import Consent
 from indelible.policy import Approvals, FieldClass, FieldRule, Governance, Person, Policy
-from indelible.removal import write
 from indelible.seal import seal
 from indelible.segment import SEGMENT
 from indelible.store import Forgotten
@@ -718,9 +718,11 @@ def test_only_what_was_lost_is_repeated(trail: indelible.Trail) -> None:
         "approvals": [approval.decode()],
         "began_at": text_of(now + timedelta(hours=1)),
     }
-    write(trail, lambda: [own_event(trail.id, "something.else")], now + timedelta(days=29))
+    before = microseconds(now + timedelta(days=29))
+    write(trail, lambda: [own_event(trail.id, "something.else")], before)
 
-    write(trail, lambda: [own_event(trail.id, "erase.replay", **said)], later, [plan.to_bytes()])
+    replay = own_event(trail.id, "erase.replay", **said)
+    write(trail, lambda: [replay], microseconds(later), [plan.to_bytes()])
     trail.store.forget({"user": {0: Forgotten(), 1: Forgotten()}})
 
     found = accounts(trail)

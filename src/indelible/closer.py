@@ -11,37 +11,17 @@ import threading
 import time
 from base64 import b64encode
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from indelible.custody import own_event
+from indelible.custody import add, own_event
 from indelible.errors import KeyUnavailable, StoreError, WriteUncertain
-from indelible.log import append, head_of
-from indelible.policy import CUSTODY
 from indelible.segment import SEGMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from indelible.keys import Signer
-    from indelible.store import Head, Store
-
-
-class Owner(Protocol):
-    """The trail whose segments are closed."""
-
-    @property
-    def id(self) -> str:
-        """The trail's id."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Where its logs are kept."""
-        ...
-
-    def signer_of(self, head: Head) -> Signer:
-        """Return the key of the log with this *head*."""
-        ...
+    from indelible.custody import Owner
+    from indelible.store import Head
 
 
 class Closer:
@@ -108,5 +88,4 @@ class Closer:
             )
             with owner.store.write() as transaction:
                 transaction.register(segment)
-                head = head_of(transaction.heads(), CUSTODY)
-                append(transaction, head, [event], owner.signer_of(head), time.time_ns() // 1_000)
+                add(owner, transaction, [event], time.time_ns() // 1_000)

@@ -14,23 +14,100 @@ from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from indelible.errors import Moved
 from indelible.event import Actor, Event, Outcome, Rationale, Resource
+from indelible.log import append, head_of
 from indelible.policy import CUSTODY, FieldClass, FieldRule, Policy, Rule, Stream
 from indelible.seal import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from indelible.keys import Signer
     from indelible.seal import Sealed
-    from indelible.store import Head
+    from indelible.store import Head, Store, Transaction
     from indelible.vault import Vault
 
 HEARTBEAT = 60.0
 """Seconds after which the sizes and roots of logs that have grown are named."""
 
 _SELF = Actor(type="system", id="indelible")
+_ATTEMPTS = 5
+
+
+class Owner(Protocol):
+    """The trail that writes about itself."""
+
+    @property
+    def id(self) -> str:
+        """The trail's id."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where its logs are kept."""
+        ...
+
+    def signer_of(self, head: Head) -> Signer:
+        """Return the key of the log with this *head*."""
+        ...
+
+
+class VaultOwner(Owner, Protocol):
+    """A trail that may also write what is committed."""
+
+    @property
+    def vault(self) -> Vault:
+        """Where its values are kept."""
+        ...
+
+
+def add(owner: Owner, transaction: Transaction, events: Sequence[Sealed], now: int) -> None:
+    """
+    Place *events* at the end of the custody stream, with whatever else *transaction* does.
+
+    Args:
+        now: Microseconds since 1970.
+
+    Raises:
+        StoreError: The store refused them.
+    """
+    head = head_of(transaction.heads(), CUSTODY)
+    append(transaction, head, events, owner.signer_of(head), now)
+
+
+def write(
+    owner: VaultOwner,
+    events: Callable[[], Sequence[Sealed]],
+    now: int,
+    documents: Iterable[bytes] = (),
+) -> None:
+    """
+    Write into the custody stream what *events* returns, and keep *documents* with it.
+
+    Args:
+        now: Microseconds since 1970.
+
+    Raises:
+        StoreError: Nothing was written.
+        WriteUncertain: It may have been.
+    """
+    for attempt in range(_ATTEMPTS):
+        sealed = events()
+        try:
+            with owner.store.write() as transaction:
+                owner.vault.keyring.keep(key for each in sealed for key in each.keys)
+                for document in documents:
+                    transaction.add_document(document)
+                add(owner, transaction, sealed, now)
+        except Moved:
+            # A key was destroyed between sealing and writing: it is sealed anew.
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,20 @@ from indelible import holds, policies
 from indelible.access import Viewer
 from indelible.box import Row
 from indelible.covers import REPLAY, Covers
-from indelible.custody import own_event
+from indelible.custody import own_event, write
 from indelible.duration import Duration
+from indelible.entry import microseconds
 from indelible.errors import NotApproved, NotFound
 from indelible.plan import Covered, Plan, Postponed, text_of
 from indelible.policy import CUSTODY, OWNER
-from indelible.removal import Removal, covered_values, kept_at, remove, write
+from indelible.removal import (
+    Removal,
+    covered_values,
+    declare_effective,
+    kept_at,
+    remove,
+    what_it_covers,
+)
 from indelible.retention import Deferred, may_erase
 
 if TYPE_CHECKING:
@@ -198,17 +206,13 @@ def replay(owner: Owner, now: datetime) -> int:
         if cover is None and plan.kind != "erase":
             continue  # what it took is due again, and goes with the next purge
         if cover is None:
-            write(owner, partial(_replayed, owner, plan, erasure), now, [erasure.plan])
+            begun = partial(_replayed, owner, plan, erasure)
+            write(owner, begun, microseconds(now), [erasure.plan])
             with owner.store.read() as view:
                 cover = Covers.read(view, only=digest.hex()).covers[digest.hex()]
         # Crash here: the keyring still knows it, and whoever restores again repeats it.
         keys = remove(owner, plan, cover)
-        effective = f"{plan.kind}.effective"
-        write(
-            owner,
-            partial(_effective, owner, effective, plan, keys),
-            now,
-        )
+        declare_effective(owner, plan, keys, now)
         repeated += 1
     return repeated
 
@@ -218,21 +222,11 @@ def _replayed(owner: Owner, plan: Plan, erasure: Erasure) -> list[Any]:
     event = own_event(
         owner.id,
         REPLAY,
-        plan=plan.digest.hex(),
-        cover_root=plan.cover_root.hex(),
-        entries=len(plan.cover),
-        values=sum(len(each.paths) for each in plan.cover),
-        basis=plan.basis,
-        policy=plan.policy,
-        requester=plan.requester,
+        **what_it_covers(plan),
         began_at=text_of(began_at),
         approvals=[note.decode() for note in erasure.approvals],
     )
     return [event]
-
-
-def _effective(owner: Owner, action: str, plan: Plan, keys: int) -> list[Any]:
-    return [own_event(owner.id, action, plan=plan.digest.hex(), keys=keys)]
 
 
 def _places_under(view: View, keys: Collection[bytes]) -> Iterator[tuple[str, int]]:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from indelible import query
 from indelible.access import Viewer
 from indelible.box import ValueState
-from indelible.custody import own_event, private_event
+from indelible.custody import own_event, private_event, write
+from indelible.entry import microseconds
 from indelible.errors import CallerError, InvalidEvent, KeyUnavailable, NotFound
 from indelible.event import Resource, uuid7
 from indelible.policies import current
 from indelible.policy import CUSTODY
 from indelible.query import Query
-from indelible.removal import Owner, write
 from indelible.retention import Hold
 from indelible.store import Wanted
 from indelible.terms import Field, term
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from indelible.policy import Policy
     from indelible.query import Item
+    from indelible.removal import Owner
     from indelible.store import View
     from indelible.vault import Opener, Vault
 
@@ -77,7 +78,7 @@ def add(
     write(
         owner,
         lambda: [private_event(owner.vault, owner.id, ADDED, hold=hold.id, **said)],
-        now,
+        microseconds(now),
     )
     return hold.id
 
@@ -96,7 +97,7 @@ def release(owner: Owner, name: str, *, now: datetime) -> None:
         raise NotFound(f"hold: found {name!r}, expected one of {', '.join(found) or 'none'}")
     if (at := found[name].released_at) is not None:
         raise CallerError(f"hold {name}: was released already, at {at.isoformat()}")
-    write(owner, lambda: [own_event(owner.id, RELEASED, hold=name)], now)
+    write(owner, lambda: [own_event(owner.id, RELEASED, hold=name)], microseconds(now))
 
 
 def read(view: View, vault: Vault, policy: Policy) -> list[Hold]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from indelible import query
+from indelible import custody, query
 from indelible.custody import own_event
 from indelible.duration import Duration
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound, StoreError
-from indelible.log import append, head_of
+from indelible.log import head_of
 from indelible.note import VerifierKey
 from indelible.policy import CUSTODY, OWNER, Policy
 from indelible.query import Query
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from indelible.plan import Plan
     from indelible.policy import Approvals
     from indelible.query import Item
-    from indelible.store import Store, Transaction, View
+    from indelible.store import Transaction, View
 
 SET = "policy.set"
 """The action of the custody entry."""
@@ -154,26 +154,12 @@ def document(view: View, digest: bytes) -> bytes:
     return data
 
 
-class Owner(Protocol):
+class Owner(custody.Owner, Protocol):
     """The trail whose policy changes."""
-
-    @property
-    def id(self) -> str:
-        """The trail's id."""
-        ...
 
     @property
     def origin(self) -> str:
         """What its logs' origins begin with."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Where its logs are kept."""
-        ...
-
-    def signer_of(self, head: Head) -> Signer:
-        """Return the key of the log with this *head*."""
         ...
 
     def new_signer(self, log: str) -> Signer:
@@ -279,8 +265,7 @@ def _set(  # noqa: PLR0917 - as `change`
                 own_event(owner.id, "key.create", log=stream, key=signer.verifier.to_text())
             )
     events.append(own_event(owner.id, SET, **set_by(new, **said)))
-    target = head_of(transaction.heads(), CUSTODY)
-    append(transaction, target, events, owner.signer_of(target), microseconds(now))
+    custody.add(owner, transaction, events, microseconds(now))
 
 
 def plan_change(owner: Owner, new: Policy, now: datetime, *, requester: str) -> Plan:

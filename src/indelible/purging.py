@@ -19,43 +19,28 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Protocol
 
+from indelible import custody
 from indelible.custody import own_event
 from indelible.entry import microseconds
 from indelible.errors import CallerError, UnknownStream
-from indelible.log import append, head_of
 from indelible.policy import CUSTODY
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from indelible.keys import Signer
     from indelible.policy import Policy
-    from indelible.store import Head, Store, Transaction, View
+    from indelible.store import Head, Transaction, View
 
 LOG, SEGMENT = "log.purge", "segment.purge"
 """Actions of the custody entries: what was purged of a log, and the file of a segment since."""
 
 
-class Owner(Protocol):
+class Owner(custody.Owner, Protocol):
     """The trail in which entries are purged."""
-
-    @property
-    def id(self) -> str:
-        """The trail's id."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Where its logs are kept."""
-        ...
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        ...
-
-    def signer_of(self, head: Head) -> Signer:
-        """Return the key of the log with this *head*."""
         ...
 
 
@@ -144,6 +129,5 @@ def _roots(view: View, head: Head) -> list[bytes]:
 def _record(
     owner: Owner, transaction: Transaction, now: datetime, action: str, said: dict[str, Any]
 ) -> None:
-    target = head_of(transaction.heads(), CUSTODY)
     event = own_event(owner.id, action, **said)
-    append(transaction, target, [event], owner.signer_of(target), microseconds(now))
+    custody.add(owner, transaction, [event], microseconds(now))

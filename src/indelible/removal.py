@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
-from indelible import policies, query
+from indelible import custody, policies, query
 from indelible.access import Viewer
 from indelible.approval import verify_approvals
 from indelible.box import Box, Found, Row, ValueState, enclose
@@ -33,13 +33,12 @@ from indelible.errors import (
     Damaged,
     InvalidSignature,
     Malformed,
-    Moved,
     NotApproved,
     StoreError,
 )
 from indelible.event import Outcome
 from indelible.keyring import Erasure, subject_number
-from indelible.log import append, head_of, restore
+from indelible.log import head_of, restore
 from indelible.plan import Plan, covers, text_of
 from indelible.policies import Consent
 from indelible.policy import COMMITTED, CUSTODY, FieldClass
@@ -50,15 +49,14 @@ from indelible.segment import BLOCK, SEGMENT
 from indelible.store import Forgotten, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from indelible.covers import Cover
     from indelible.keyring import DataKey, Keyring
-    from indelible.keys import Signer
     from indelible.policy import Policy
-    from indelible.seal import Clear, Sealed
-    from indelible.store import Head, Store, View
+    from indelible.seal import Clear
+    from indelible.store import View
     from indelible.vault import Vault
 
 PREFIXES = "prefixes"
@@ -68,27 +66,8 @@ _ATTEMPTS = 5
 _AT_ONCE = 1_000
 
 
-class Owner(Protocol):
+class Owner(custody.VaultOwner, Protocol):
     """The trail from which values are removed."""
-
-    @property
-    def id(self) -> str:
-        """The trail's id."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Where its logs are kept."""
-        ...
-
-    @property
-    def vault(self) -> Vault:
-        """Where its values are kept."""
-        ...
-
-    def signer_of(self, head: Head) -> Signer:
-        """Return the key of the log with this *head*."""
-        ...
 
     def forgetting(self) -> AbstractContextManager[None]:
         """Hold off other removals inside the block, those of other processes as well."""
@@ -268,8 +247,7 @@ class Removal(ABC):
             # They are still readable, and whoever repeats this removes them.
             keys = remove(owner, plan, cover)
             prefixes = self.finish(plan)
-            said: dict[str, Any] = {"plan": plan.digest.hex(), "keys": keys}
-            write(owner, lambda: [own_event(owner.id, f"{self.kind}.effective", **said)], self.now)
+            declare_effective(owner, plan, keys, self.now)
             if not self.remembered:
                 # Crash before this line: a plan that nobody needs any more.
                 owner.vault.keyring.remember(
@@ -315,13 +293,7 @@ class Removal(ABC):
             event = own_event(
                 owner.id,
                 f"{self.kind}.begin",
-                plan=plan.digest.hex(),
-                cover_root=plan.cover_root.hex(),
-                entries=len(plan.cover),
-                values=sum(len(each.paths) for each in plan.cover),
-                basis=plan.basis,
-                policy=plan.policy,
-                requester=plan.requester,
+                **what_it_covers(plan),
                 approvals=[note.decode() for note in consent.approvals],
                 self_approved=alone,
                 anchored=False,
@@ -331,9 +303,7 @@ class Removal(ABC):
                 # Policy and holds are what they were when this was checked.
                 if (head.log, head.size) == (seen.log, seen.size):
                     transaction.add_document(consent.plan)
-                    append(
-                        transaction, head, [event], owner.signer_of(head), microseconds(self.now)
-                    )
+                    custody.add(owner, transaction, [event], microseconds(self.now))
                     return
         raise StoreError("custody stream: others wrote to it again and again; repeat this")
 
@@ -377,7 +347,7 @@ class Removal(ABC):
 
     def _refuse(self, consent: Consent, why: str) -> None:
         owner = self.owner
-        write(
+        custody.write(
             owner,
             lambda: [
                 private_event(
@@ -389,7 +359,7 @@ class Removal(ABC):
                     ground=why,
                 )
             ],
-            self.now,
+            microseconds(self.now),
         )
 
 
@@ -434,34 +404,33 @@ def _verify_plan(plan: Plan, policy: Policy, trail: str, at: datetime) -> None:
         )
 
 
-def write(
-    owner: Owner,
-    events: Callable[[], Sequence[Sealed]],
-    now: datetime,
-    documents: Iterable[bytes] = (),
-) -> None:
+def what_it_covers(plan: Plan) -> dict[str, Any]:
+    """Return what the custody entry by which *plan* begins, or begins again, says of it."""
+    return {
+        "plan": plan.digest.hex(),
+        "cover_root": plan.cover_root.hex(),
+        "entries": len(plan.cover),
+        "values": sum(len(each.paths) for each in plan.cover),
+        "basis": plan.basis,
+        "policy": plan.policy,
+        "requester": plan.requester,
+    }
+
+
+def declare_effective(owner: Owner, plan: Plan, keys: int, now: datetime) -> None:
     """
-    Write into the custody stream what *events* returns, and keep *documents* with it.
+    Record that all that *plan* covers is gone, and *keys* data keys with it.
 
     Raises:
         StoreError: Nothing was written.
         WriteUncertain: It may have been.
     """
-    for attempt in range(_ATTEMPTS):
-        sealed = events()
-        try:
-            with owner.store.write() as transaction:
-                owner.vault.keyring.keep(key for each in sealed for key in each.keys)
-                for document in documents:
-                    transaction.add_document(document)
-                head = head_of(transaction.heads(), CUSTODY)
-                append(transaction, head, sealed, owner.signer_of(head), microseconds(now))
-        except Moved:
-            # A key was destroyed between sealing and writing: it is sealed anew.
-            if attempt == _ATTEMPTS - 1:
-                raise
-        else:
-            return
+    said = {"plan": plan.digest.hex(), "keys": keys}
+    custody.write(
+        owner,
+        lambda: [own_event(owner.id, f"{plan.kind}.effective", **said)],
+        microseconds(now),
+    )
 
 
 def remove(owner: Owner, plan: Plan, cover: Cover) -> int:

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from indelible import mark, policies, query
+from indelible import custody, mark, policies, query
 from indelible.access import Viewer
 from indelible.box import ValueState
 from indelible.checkpoint import Rotation
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from indelible.proof import Proof
     from indelible.removal import Done
     from indelible.retention import Hold
+    from indelible.seal import Sealed
     from indelible.store import Head, View
     from indelible.stores.sqlite import SqliteStore
     from indelible.subject import Answer
@@ -98,8 +99,6 @@ ENVIRONMENT = "INDELIBLE_TRAIL"
 """Names the directory where none is given."""
 
 Closing = Literal["thread", "process"]
-
-_ATTEMPTS = 3
 
 
 class Trail:
@@ -462,7 +461,7 @@ class Trail:
             )
             transaction.rotate(head.log, rotation.sign(old, new).to_bytes(), sign(head, new))
             heads = transaction.heads()
-            custody = self._custody.event(
+            event = self._custody.event(
                 "key.rotate",
                 log=head.log,
                 size=head.size,
@@ -471,7 +470,7 @@ class Trail:
             )
             target = head_of(heads, CUSTODY)
             signer = new if target.log == head.log else self.signer_of(target)
-            append(transaction, target, [custody], signer, time.time_ns() // 1_000)
+            append(transaction, target, [event], signer, time.time_ns() // 1_000)
         # Crash here: the log knows the new key, the file still holds the old one; the
         # new one lies beside it and is taken into use by whoever next signs, as here.
         with suppress(StoreError, WriteUncertain), self.store.write() as transaction:
@@ -661,8 +660,7 @@ class Trail:
         number = keyring.rotate_index() if index else keyring.rotate()
         event = self._custody.event("vault.rotate", kind="index" if index else "kek", number=number)
         with self.store.write() as transaction:
-            target = head_of(transaction.heads(), CUSTODY)
-            append(transaction, target, [event], self.signer_of(target), time.time_ns() // 1_000)
+            custody.add(self, transaction, [event], time.time_ns() // 1_000)
         return number
 
     def new_signer(self, log: str) -> Signer:
@@ -908,39 +906,25 @@ class Trail:
         said = self._openings.due(time.monotonic(), final=final)
         if said is None:
             return
-        for attempt in range(_ATTEMPTS):
-            try:
-                self._write_opening(said)
-            except Moved:
-                # A key of its boxes was destroyed meanwhile: it is sealed anew.
-                if attempt == _ATTEMPTS - 1:
-                    self._openings.unsaid(said)
-                    raise
-            except (StoreError, WriteUncertain, CallerError):
-                # The owner may read where nothing can be written, a copy on a disc perhaps;
-                # others see nothing that is not recorded.
-                self._openings.unsaid(said)
-                if self.viewer.role != OWNER:
-                    raise
-                return
-            else:
-                return
+        try:
+            custody.write(self, lambda: [self._opening_event(said)], time.time_ns() // 1_000)
+        except (StoreError, WriteUncertain, CallerError) as error:
+            # The owner may read where nothing can be written, a copy on a disc perhaps;
+            # others see nothing that is not recorded.
+            self._openings.unsaid(said)
+            if self.viewer.role != OWNER or isinstance(error, Moved):
+                raise
 
-    def _write_opening(self, said: dict[str, Any]) -> None:
-        with self.store.write() as transaction:
-            event = private_event(
-                self.vault,
-                self.id,
-                "values.open",
-                rationale=self.viewer.purpose,
-                role=self.viewer.role,
-                uid=os.getuid(),
-                **said,
-            )
-            self.vault.keyring.keep(event.keys)
-            target = head_of(transaction.heads(), CUSTODY)
-            signer = self.signer_of(target)
-            append(transaction, target, [event], signer, time.time_ns() // 1_000)
+    def _opening_event(self, said: dict[str, Any]) -> Sealed:
+        return private_event(
+            self.vault,
+            self.id,
+            "values.open",
+            rationale=self.viewer.purpose,
+            role=self.viewer.role,
+            uid=os.getuid(),
+            **said,
+        )
 
     def _explain(self, view: View, log: str, index: int, path: str) -> Found:
         """Say what became of a value that is gone."""
