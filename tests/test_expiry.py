@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import indelible
-from indelible import document, expiry
+from indelible import document, erasure, expiry
 from indelible.accounting import account
 from indelible.backup import restore
 from indelible.box import Row, ValueState
@@ -324,6 +324,22 @@ def test_a_purge_that_was_cut_off_is_finished_by_the_next(
     assert [2] == [each.keys for each in done]
     assert 3 == purged(trail)
     assert [] == trail.resume()
+
+
+def test_a_purge_that_was_cut_off_is_not_finished_as_an_erasure(
+    make: Callable[..., indelible.Trail],
+) -> None:
+    """An erasure removes no entries, so it would call done what is only half done."""
+    trail = make()
+    made, later = plan(trail, 91), NOW + timedelta(days=91)
+    consent = Consent(plan=made.to_bytes())
+    with pytest.raises(StoreError, match="cut off"):
+        expiry.carry_out(cast("expiry.Owner", CutOff(trail)), consent, later)
+
+    with pytest.raises(NotApproved, match="is for purge, expected erase"):
+        erasure.carry_out(trail, consent, later)
+
+    assert [made.digest] == [done.plan for done in expiry.resume(trail, later)]
 
 
 def test_a_restored_copy_purges_again(make: Callable[..., indelible.Trail], tmp_path: Path) -> None:

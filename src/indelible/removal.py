@@ -267,6 +267,8 @@ class Removal(ABC):
         owner = self.owner
         plan = Plan.from_bytes(consent.plan)
         digest = plan.digest.hex()
+        if plan.kind != self.kind:
+            raise NotApproved(f"plan {digest}: is for {plan.kind}, expected {self.kind}")
         with owner.store.read() as view:
             cover = Covers.read(view, only=digest).covers.get(digest)
             if cover is not None:
@@ -316,8 +318,6 @@ class Removal(ABC):
         """
         policy = policies.current(view)
         what = f"plan {plan.digest.hex()}"
-        if plan.kind != self.kind:
-            raise NotApproved(f"{what}: is for {plan.kind}, expected {self.kind}")
         if not plan.cover and not plan.detail.get(PREFIXES):
             raise NotApproved(f"{what}: covers nothing; all of it is deferred")
         sizes = {
