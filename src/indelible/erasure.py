@@ -21,10 +21,9 @@ from indelible.access import Viewer
 from indelible.box import Row
 from indelible.covers import REPLAY, Covers
 from indelible.custody import own_event, write
-from indelible.duration import Duration
 from indelible.entry import microseconds
 from indelible.errors import NotApproved, NotFound
-from indelible.plan import Covered, Plan, Postponed, text_of
+from indelible.plan import Covered, Plan, Postponed, plan_of, text_of
 from indelible.policy import CUSTODY, OWNER
 from indelible.removal import (
     Removal,
@@ -37,17 +36,15 @@ from indelible.removal import (
 from indelible.retention import Deferred, may_erase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Any
 
     from indelible.keyring import Erasure, WrappedDataKey
-    from indelible.plan import Kind
     from indelible.policies import Consent
-    from indelible.policy import Approvals, Policy
+    from indelible.policy import Policy
     from indelible.removal import Done, Kept, Owner
     from indelible.store import View
 
-_NONCE = 16
 _AT_ONCE = 1_000
 
 
@@ -108,8 +105,8 @@ def plan_erasure(
         clear = f"; {in_clear} entries name it in clear, and stay" if in_clear else ""
         raise NotFound(f"subject {subject}: found no value of it in the vault{where}{clear}")
     return plan_of(
-        owner,
         "erase",
+        owner.id,
         policy=policy,
         needed=policy.governance.erasure,
         basis=basis,
@@ -120,40 +117,6 @@ def plan_erasure(
         deferred=deferred,
         detail={"in_clear": in_clear, **({"scan": True} if scan else {})},
         entropy=entropy,
-    )
-
-
-def plan_of(
-    owner: Owner,
-    kind: Kind,
-    *,
-    policy: Policy,
-    needed: Approvals,
-    basis: str,
-    requester: str,
-    now: datetime,
-    sizes: Mapping[str, int],
-    cover: Iterable[Covered],
-    deferred: Iterable[Postponed] = (),
-    detail: dict[str, Any],
-    entropy: Callable[[int], bytes] = os.urandom,
-) -> Plan:
-    """Return a plan that may be carried out from when those who are *needed* have consented."""
-    begins = now if needed.cooling_off is None else Duration.parse(needed.cooling_off).after(now)
-    return Plan(
-        kind=kind,
-        trail=owner.id,
-        logs=dict(sizes),
-        policy=policy.digest.hex(),
-        requester=requester,
-        basis=basis,
-        nonce=entropy(_NONCE),
-        created_at=now,
-        not_before=begins,
-        expires=Duration.parse(needed.valid).after(begins),
-        cover=tuple(sorted(cover, key=lambda each: (each.log, each.index))),
-        deferred=tuple(sorted(deferred, key=lambda each: (each.log, each.index, each.ground))),
-        detail=detail,
     )
 
 

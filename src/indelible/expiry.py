@@ -18,10 +18,9 @@ from indelible import holds, policies, purging, removal
 from indelible.box import Row
 from indelible.duration import Duration
 from indelible.entry import Entry
-from indelible.erasure import plan_of
 from indelible.errors import Malformed, NotApproved, NotFound
 from indelible.log import restore
-from indelible.plan import Covered
+from indelible.plan import Covered, plan_of
 from indelible.policy import CUSTODY, OWNER, Approvals
 from indelible.removal import PREFIXES, Removal, classes_of, covered_values, kept_at
 from indelible.retention import due, floor_of, purgeable_prefix
@@ -96,8 +95,8 @@ def plan_expiry(
     if not cover and not prefixes:
         raise NotFound("purge: found nothing whose ceiling has passed and that nothing keeps")
     return plan_of(
-        owner,
         "purge",
+        owner.id,
         policy=policy,
         needed=policy.governance.purge or Approvals(),
         basis=f"retention of policy {policy.label}",

@@ -16,6 +16,7 @@ as long as the log, and outlives what it erases.
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
@@ -26,13 +27,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
+from indelible.duration import Duration
 from indelible.entry import microseconds, time_from_text, time_to_text
 from indelible.errors import CallerError, Malformed
 from indelible.merkle import leaf_hash, root_of
 from indelible.note import MAX_DECIMAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from indelible.policy import Approvals, Policy
 
 Kind = Literal["erase", "purge", "policy", "grant"]
 """What is done: erase values, purge entries, change the policy, grant a role."""
@@ -262,6 +266,47 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def cover_root(self) -> bytes:
         """RFC 6962 root over the exact bytes of each item of `cover`, in its order."""
         return root_of([leaf_hash(_encode(each)) for each in self.cover])
+
+
+def plan_of(
+    kind: Kind,
+    trail: str,
+    *,
+    policy: Policy,
+    needed: Approvals,
+    basis: str,
+    requester: str,
+    now: datetime,
+    sizes: Mapping[str, int],
+    cover: Iterable[Covered] = (),
+    deferred: Iterable[Postponed] = (),
+    detail: dict[str, Any],
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> Plan:
+    """
+    Return a plan that may be carried out once the cooling-off of what is *needed* is over.
+
+    Args:
+        policy: The one in force.
+        sizes: Of each log, by its origin.
+        cover, deferred: In any order.
+    """
+    begins = now if needed.cooling_off is None else Duration.parse(needed.cooling_off).after(now)
+    return Plan(
+        kind=kind,
+        trail=trail,
+        logs=dict(sizes),
+        policy=policy.digest.hex(),
+        requester=requester,
+        basis=basis,
+        nonce=entropy(NONCE_SIZE),
+        created_at=now,
+        not_before=begins,
+        expires=Duration.parse(needed.valid).after(begins),
+        cover=tuple(sorted(cover, key=lambda each: (each.log, each.index))),
+        deferred=tuple(sorted(deferred, key=lambda each: (each.log, each.index, each.ground))),
+        detail=detail,
+    )
 
 
 def covers(plan: Plan) -> Mapping[tuple[str, int], frozenset[str]]:

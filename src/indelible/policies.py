@@ -8,7 +8,6 @@ edited is noticed, and a version that was never recorded is none.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +16,6 @@ import msgspec
 
 from indelible import custody, query
 from indelible.custody import own_event
-from indelible.duration import Duration
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidPolicy, NotApproved, NotFound, StoreError
 from indelible.log import head_of
@@ -270,24 +268,20 @@ def _set(  # noqa: PLR0917 - as `change`
 
 def plan_change(owner: Owner, new: Policy, now: datetime, *, requester: str) -> Plan:
     """Return the plan that puts a trail under *new*, as the policy in force wants it approved."""
-    from indelible.plan import Plan  # noqa: PLC0415 - recording needs none of it
+    from indelible.plan import plan_of  # noqa: PLC0415 - recording needs none of it
 
     with owner.store.read() as view:
         old = current(view)
         sizes = {head.origin: head.size for head in view.heads().values()}
-    needed = old.governance.loosening
-    begins = now if needed.cooling_off is None else Duration.parse(needed.cooling_off).after(now)
-    return Plan(
-        kind="policy",
-        trail=owner.id,
-        logs=sizes,
-        policy=old.digest.hex(),
-        requester=requester,
+    return plan_of(
+        "policy",
+        owner.id,
+        policy=old,
+        needed=old.governance.loosening,
         basis=f"policy {new.label}",
-        nonce=os.urandom(16),
-        created_at=now,
-        not_before=begins,
-        expires=Duration.parse(needed.valid).after(begins),
+        requester=requester,
+        now=now,
+        sizes=sizes,
         detail={"digest": new.digest.hex()},
     )
 
