@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indelible.approval import Approval, Verified, key_of, verify_approvals, verify_past
+from indelible.approval import Approval, Verified, key_of, verify_approvals
 from indelible.errors import CallerError, InvalidSignature, Malformed, NotApproved
 from indelible.keys import SigningKey
 from indelible.note import Note
@@ -483,9 +483,9 @@ def test_a_past_erasure_is_judged_by_its_own_time() -> None:
     """An auditor who looks years later finds approved what was approved, and nothing more."""
     asked = {"policy": POLICY, "needed": TWO, "owner_keys": OWNER_KEYS}
 
-    assert ("alice", "bob") == verify_past(PLAN, by(ALICE, BOB), recorded_at=NOW, **asked).people  # type: ignore[arg-type]  # one dict for both
+    assert ("alice", "bob") == verify_approvals(PLAN, by(ALICE, BOB), now=NOW, **asked).people  # type: ignore[arg-type]  # one dict for both
     with pytest.raises(NotApproved, match="expected not before"):
-        verify_past(PLAN, by(ALICE, BOB), recorded_at=AT, **asked)  # type: ignore[arg-type]  # as above
+        verify_approvals(PLAN, by(ALICE, BOB), now=AT, **asked)  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ from indelible import document, erasure, expiry
 from indelible.accounting import account
 from indelible.backup import restore
 from indelible.box import Row, ValueState
+from indelible.custody import own_event, write
+from indelible.entry import microseconds
 from indelible.errors import KeyUnavailable, NotApproved, NotFound, StoreError
 from indelible.event import Actor, Client, Event, Outcome, Resource
 from indelible.plan import Covered
 from indelible.policies import Consent
 from indelible.policy import Approvals, FieldClass, FieldRule, Governance, Retention, Stream
+from indelible.removal import what_it_covers
 from indelible.segment import TILE
 from tests.raw import files_with
 
@@ -280,6 +283,28 @@ def test_a_plan_that_retention_did_not_make_is_refused(
         expiry.carry_out(trail, Consent(plan=made.to_bytes()), NOW + timedelta(days=days))
 
     assert 0 == purged(trail)
+
+
+@pytest.mark.parametrize(
+    ("days", "changes", "why"),
+    [
+        (91, {"trail": "other"}, "is for trail other"),
+        (90, {}, "expected not before"),
+        (200, {}, "expired"),
+    ],
+)
+def test_a_past_purge_by_a_plan_for_elsewhere_is_no_ground(
+    make: Callable[..., indelible.Trail], days: int, changes: dict[str, object], why: str
+) -> None:
+    """Whoever holds the keys cannot write that a plan was begun which was not for then and here."""
+    trail = make()
+    made = msgspec.structs.replace(plan(trail, 91), **changes)
+    begun = own_event(trail.id, "purge.begin", **what_it_covers(made), approvals=[])
+
+    write(trail, lambda: [begun], microseconds(NOW + timedelta(days=days)), [made.to_bytes()])
+
+    (wrong,) = accounts(trail).wrong
+    assert why in wrong.what
 
 
 def test_what_came_under_hold_since_the_plan_stays(make: Callable[..., indelible.Trail]) -> None:

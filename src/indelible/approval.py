@@ -197,6 +197,8 @@ def verify_approvals(
     Args:
         policy: The one in force.
         needed: Whose consent it asks for.
+        now: The time of the entry that begins it. An auditor gives that of the past one:
+            nothing that expired since counts against it.
         owner_keys: Those that the trail's own custody log has and had.
         used: Digests of the plans that were carried out already.
         trail: Id of this trail. People may sign for several; whoever takes a plan from
@@ -207,7 +209,7 @@ def verify_approvals(
         InvalidSignature: A signature by a person that the policy knows is wrong.
         Malformed: An approval is none.
     """
-    _check_plan(plan, policy=policy, needed=needed, now=now, used=used, trail=trail)
+    verify_plan(plan, policy=policy, needed=needed, now=now, used=used, trail=trail)
     owner_keys = tuple(owner_keys)
     people: dict[str, None] = {}
     holders: dict[bytes, str] = {}
@@ -239,44 +241,6 @@ def verify_approvals(
     return Verified(people=tuple(people), distinct=len(people), self_approved=alone)
 
 
-def verify_past(
-    plan: Plan,
-    approvals: Iterable[bytes],
-    *,
-    policy: Policy,
-    needed: Approvals,
-    owner_keys: Iterable[VerifierKey],
-    recorded_at: datetime,
-    used: Collection[bytes] = (),
-    trail: str | None = None,
-) -> Verified:
-    """
-    Check that *plan*, which was carried out at a past time, was approved then.
-
-    For auditors: nothing that expired since counts against it.
-
-    Args:
-        policy: The one that was in force then.
-        recorded_at: The time of the entry that began it.
-        used: Digests of the plans that were carried out before it.
-
-    Raises:
-        NotApproved: It should not have been carried out; the message says why.
-        InvalidSignature: A signature by a person that the policy knew is wrong.
-        Malformed: An approval is none.
-    """
-    return verify_approvals(
-        plan,
-        approvals,
-        policy=policy,
-        needed=needed,
-        owner_keys=owner_keys,
-        now=recorded_at,
-        used=used,
-        trail=trail,
-    )
-
-
 def key_of(person: str, policy: Policy) -> VerifierKey:
     """
     Return the key with which *person* signs, as *policy* names it.
@@ -299,15 +263,25 @@ def key_of(person: str, policy: Policy) -> VerifierKey:
     return VerifierKey(name=person, type=ED25519, public=public)
 
 
-def _check_plan(
+def verify_plan(
     plan: Plan,
     *,
     policy: Policy,
-    needed: Approvals,
+    needed: Approvals | None,
     now: datetime,
-    used: Collection[bytes],
+    used: Collection[bytes] = (),
     trail: str | None,
 ) -> None:
+    """
+    Check that *plan* is for this trail and policy, and may be carried out *now*, if approved.
+
+    Args:
+        needed: Whose consent the policy asks for, and after how long; None for nobody's.
+        used, trail: As for `verify_approvals`.
+
+    Raises:
+        NotApproved: It is not; the message says why.
+    """
     what = _named(plan)
     if trail is not None and plan.trail != trail:
         raise NotApproved(f"{what}: is for trail {plan.trail}, expected {trail}")
@@ -319,7 +293,7 @@ def _check_plan(
     if plan.digest in used:
         raise NotApproved(f"{what}: was carried out already, expected a new one")
     due = plan.not_before
-    if needed.cooling_off is not None:
+    if needed is not None and needed.cooling_off is not None:
         due = max(due, Duration.parse(needed.cooling_off).after(plan.created_at))
     if now < due:
         raise NotApproved(f"{what}: found {text_of(now)}, expected not before {text_of(due)}")

@@ -219,7 +219,10 @@ def verify_begun(
         InvalidSignature, Malformed: An approval is none.
         Damaged: The plan is another.
     """
-    from indelible.approval import verify_approvals  # noqa: PLC0415 - most trails have none
+    from indelible.approval import (  # noqa: PLC0415 - most trails have none
+        verify_approvals,
+        verify_plan,
+    )
 
     if plan.kind != kind or said.get("cover_root") != plan.cover_root.hex():
         raise Damaged(f"plan {plan.digest.hex()}: is not the one that was begun")
@@ -227,6 +230,7 @@ def verify_begun(
         raise Damaged(f"plan {plan.digest.hex()}: was not made under the policy in force then")
     needed = needed_for(policy, kind)
     if needed is None:
+        verify_plan(plan, policy=policy, needed=None, now=at, trail=trail)
         return None
     return verify_approvals(
         plan,

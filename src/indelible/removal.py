@@ -24,7 +24,7 @@ import msgspec
 
 from indelible import custody, policies, query
 from indelible.access import Viewer
-from indelible.approval import verify_approvals
+from indelible.approval import verify_approvals, verify_plan
 from indelible.box import Box, Found, Row, ValueState, enclose
 from indelible.covers import Covers, needed_for, said_by
 from indelible.custody import own_event, private_event
@@ -39,7 +39,7 @@ from indelible.errors import (
 from indelible.event import Outcome
 from indelible.keyring import Erasure, subject_number
 from indelible.log import head_of, restore
-from indelible.plan import Plan, covers, text_of
+from indelible.plan import Plan, covers
 from indelible.policies import Consent
 from indelible.policy import COMMITTED, CUSTODY, FieldClass
 from indelible.query import Query
@@ -330,7 +330,7 @@ class Removal(ABC):
                 )
         needed = needed_for(policy, self.kind)
         if needed is None:
-            _verify_plan(plan, policy, self.owner.id, at)
+            verify_plan(plan, policy=policy, needed=None, now=at, trail=self.owner.id)
             self.check(view, policy, plan, begun=False)
             return False
         verified = verify_approvals(
@@ -381,27 +381,6 @@ def _unfinished(view: View, kind: str) -> list[Consent]:
         )
         for digest, approvals in begun.items()
     ]
-
-
-def _verify_plan(plan: Plan, policy: Policy, trail: str, at: datetime) -> None:
-    """
-    Check that a plan that nobody has to approve is for this trail, policy and time.
-
-    Raises:
-        NotApproved: It is not.
-    """
-    what = f"plan {plan.digest.hex()}"
-    if plan.trail != trail:
-        raise NotApproved(f"{what}: is for trail {plan.trail}, expected {trail}")
-    if plan.policy != policy.digest.hex():
-        raise NotApproved(
-            f"{what}: was made under policy {plan.policy}, expected {policy.digest.hex()}"
-        )
-    if not plan.not_before <= at <= plan.expires:
-        raise NotApproved(
-            f"{what}: found {text_of(at)}, expected {text_of(plan.not_before)} to"
-            f" {text_of(plan.expires)}"
-        )
 
 
 def what_it_covers(plan: Plan) -> dict[str, Any]:
