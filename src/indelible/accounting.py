@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +22,7 @@ import msgspec
 from indelible.box import Found, Row, ValueState, look_into, unbox
 from indelible.covers import Covers, Wrong, verify_released
 from indelible.disclosure import commitment_of
-from indelible.entry import Entry
+from indelible.entry import Entry, moment_of
 from indelible.errors import CallerError, Damaged, KeyUnavailable, Malformed, VerificationError
 from indelible.keyring import networks_of
 from indelible.log import restore
@@ -222,7 +221,7 @@ def settle(  # noqa: PLR0917 - what was found, and of what
         said = covers.explain(log, entry.index, path)
         if cover is None or said.state is ValueState.MISSING:
             return said.state, said.why, place
-        at = datetime.fromtimestamp(entry.recorded_at / 1e6, UTC)
+        at = moment_of(entry.recorded_at)
         try:
             verify_released(cover, clear, path, log=log, index=entry.index, recorded_at=at)
         except CallerError as error:

@@ -9,7 +9,6 @@ missing.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +22,7 @@ from indelible.retention import Value, ceiling_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from indelible.approval import Verified
     from indelible.note import VerifierKey
@@ -357,7 +357,7 @@ class _Past:
             policy=old,
             needed=needed,
             owner_keys=self.owner_keys,
-            now=recorded_at(item),
+            now=item.recorded_at,
             used=used,
             trail=self.trail,
         )
@@ -370,7 +370,7 @@ def _cover(past: _Past, item: Item, digest: str) -> Cover:
     cover = Cover(
         state=BEGUN[item.event.action],
         entry=place_of(item),
-        began_at=recorded_at(item),
+        began_at=item.recorded_at,
         approvals=tuple(_notes(said_by(item))),
     )
     try:
@@ -454,10 +454,10 @@ def _replayed_from(view: View, item: Item) -> datetime:
                 break
             log, index = logs[at], view.heads()[logs[at]].size - 1
         (before,) = query.items(view, log, [index])
-    if not recorded_at(before) <= began <= recorded_at(item):
+    if not before.recorded_at <= began <= item.recorded_at:
         raise Damaged(
             f"it repeats what began at {began.isoformat()}, expected after {place_of(before)},"
-            f" which was recorded at {recorded_at(before).isoformat()}, and before itself"
+            f" which was recorded at {before.recorded_at.isoformat()}, and before itself"
         )
     return began
 
@@ -495,8 +495,3 @@ def _digest(text: object) -> bytes:
 def place_of(item: Item) -> str:
     """Return where an entry stands: ``custody#12``."""
     return f"{item.log}#{item.index}"
-
-
-def recorded_at(item: Item) -> datetime:
-    """Return when an entry was recorded."""
-    return datetime.fromtimestamp(item.entry.recorded_at / 1e6, UTC)

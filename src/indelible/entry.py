@@ -145,8 +145,7 @@ def hash_to_text(value: bytes) -> bytes:
 
 def time_to_text(microseconds: int) -> str:
     """Return microseconds since 1970 as RFC 3339 in UTC with six digits."""
-    moment = _EPOCH + timedelta(microseconds=microseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+    return moment_of(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 
 def time_from_text(text: str) -> int:
@@ -169,6 +168,11 @@ def microseconds(moment: datetime) -> int:
     """Return an aware time as microseconds since 1970, exactly."""
     since = moment - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def moment_of(microseconds: int) -> datetime:
+    """Return the aware time, in UTC, of microseconds since 1970, exactly."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _hash_from_text(text: str) -> bytes:

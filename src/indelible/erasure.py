@@ -12,7 +12,6 @@ Erasure: forget what is held about one subject, and be able to prove that it was
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,9 @@ from indelible.access import Viewer
 from indelible.box import Row
 from indelible.covers import REPLAY, Covers
 from indelible.custody import own_event, write
-from indelible.entry import microseconds
+from indelible.entry import microseconds, time_to_text
 from indelible.errors import NotApproved, NotFound
-from indelible.plan import Covered, Plan, Postponed, plan_of, text_of
+from indelible.plan import Covered, Plan, Postponed, plan_of
 from indelible.policy import CUSTODY, OWNER
 from indelible.removal import (
     Removal,
@@ -37,6 +36,7 @@ from indelible.retention import Deferred, may_erase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
     from typing import Any
 
     from indelible.keyring import Erasure, WrappedDataKey
@@ -181,12 +181,11 @@ def replay(owner: Owner, now: datetime) -> int:
 
 
 def _replayed(owner: Owner, plan: Plan, erasure: Erasure) -> list[Any]:
-    began_at = datetime.fromtimestamp(erasure.began_at / 1e6, UTC)
     event = own_event(
         owner.id,
         REPLAY,
         **what_it_covers(plan),
-        began_at=text_of(began_at),
+        began_at=time_to_text(erasure.began_at),
         approvals=[note.decode() for note in erasure.approvals],
     )
     return [event]

@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 from base64 import b64encode, urlsafe_b64decode
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from html import escape
@@ -43,7 +42,7 @@ from indelible.covers import (
     verify_released,
 )
 from indelible.disclosure import Disclosure, commitment_of, verify_opening
-from indelible.entry import Entry, time_to_text
+from indelible.entry import Entry, moment_of, time_to_text
 from indelible.errors import (
     CallerError,
     Damaged,
@@ -63,6 +62,7 @@ from indelible.verify import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from indelible.note import VerifierKey
@@ -624,7 +624,7 @@ class _Custody:
         if cover.state is not said.state or not covered or said.path not in covered:
             raise Damaged(f"{where}: found {said.state}, but {said.entry} does not cover it so")
         assert plan is not None  # noqa: S101 - else nothing were covered
-        at = datetime.fromtimestamp(entry.recorded_at / 1e6, UTC)
+        at = moment_of(entry.recorded_at)
         begun = self._recorded[cover.entry]
         if entry.index >= plan.logs.get(self._origin, 0) or entry.recorded_at > begun:
             raise Damaged(f"{where}: {said.entry} covers it from before it was there")
@@ -651,7 +651,7 @@ class _Custody:
         plan = Plan.from_bytes(self._document(_plan_name, began.get("plan")))
         policy = self._policy(named.get("digest"))
         self._recorded[place] = entry.recorded_at
-        at = datetime.fromtimestamp(entry.recorded_at / 1e6, UTC)
+        at = moment_of(entry.recorded_at)
         action = unseal(entry.event).action
         if action == REPLAY:
             at = time_of(str(began.get("began_at")))

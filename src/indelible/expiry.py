@@ -9,7 +9,6 @@ erasure is, but the policy alone is ground enough, unless it asks for approvals 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -17,7 +16,7 @@ import msgspec
 from indelible import holds, policies, purging, removal
 from indelible.box import Row
 from indelible.duration import Duration
-from indelible.entry import Entry
+from indelible.entry import Entry, moment_of
 from indelible.errors import Malformed, NotApproved, NotFound
 from indelible.log import restore
 from indelible.plan import Covered, plan_of
@@ -28,6 +27,7 @@ from indelible.segment import SEGMENT, TILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from indelible.plan import Plan
     from indelible.policies import Consent
@@ -157,14 +157,14 @@ def _tiles(view: View, head: Head, policy: Policy, now: datetime) -> Iterator[tu
     closed = list(view.segments(head.log))
     for first in range(head.first, head.size - TILE + 1, TILE):
         segment = closed[first // SEGMENT] if first // SEGMENT < len(closed) else None
-        if segment is not None and ceiling.after(_moment(segment.recorded.most)) <= now:
+        if segment is not None and ceiling.after(moment_of(segment.recorded.most)) <= now:
             # All of it is old; the time of its last entry will do for each.
             recorded_at = segment.recorded.most
         else:
             (last,) = view.stored(head.log, [first + TILE - 1])
             recorded_at = Entry.from_bytes(restore(last)).recorded_at
-        yield first, _moment(recorded_at)
-        if ceiling.after(_moment(recorded_at)) > now:
+        yield first, moment_of(recorded_at)
+        if ceiling.after(moment_of(recorded_at)) > now:
             return
 
 
@@ -189,7 +189,7 @@ def _old(
     ceilings = _ceilings(head.stream, policy)
 
     def is_young(recorded_at: int) -> bool:
-        return all(ceiling.after(_moment(recorded_at)) > now for ceiling in ceilings)
+        return all(ceiling.after(moment_of(recorded_at)) > now for ceiling in ceilings)
 
     if not ceilings:
         return
@@ -235,10 +235,6 @@ def _stream_ceiling(stream: str, policy: Policy) -> Duration | None:
         return None
     ceiling = policy.retention[kept.retention].ceiling
     return None if ceiling is None else Duration.parse(ceiling)
-
-
-def _moment(recorded_at: int) -> datetime:
-    return datetime.fromtimestamp(recorded_at / 1e6, UTC)
 
 
 def _due(

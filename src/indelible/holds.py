@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from indelible import query
@@ -29,6 +28,7 @@ from indelible.terms import Field, term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from indelible.policy import Policy
     from indelible.query import Item
@@ -118,7 +118,7 @@ def read(view: View, vault: Vault, policy: Policy) -> list[Hold]:
                 placed_at=placed.placed_at,
                 subject=placed.subject,
                 query=placed.query,
-                released_at=_at(item),
+                released_at=item.recorded_at,
             )
     return list(found.values())
 
@@ -133,7 +133,7 @@ def _hold(item: Item, name: str) -> Hold:
     return Hold(
         id=name,
         ground=value("ground") or "it cannot be read",
-        placed_at=_at(item),
+        placed_at=item.recorded_at,
         subject=value("subject"),
         query=value("query"),
     )
@@ -245,7 +245,3 @@ def _places(view: View, terms: frozenset[int]) -> list[tuple[str, int]]:
 
 def _said(item: Item) -> dict[str, Any]:
     return item.event.data if isinstance(item.event.data, dict) else {}
-
-
-def _at(item: Item) -> datetime:
-    return datetime.fromtimestamp(item.entry.recorded_at / 1e6, UTC)

@@ -29,6 +29,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from indelible.entry import microseconds, moment_of
 from indelible.errors import KeyUnavailable, Moved
 from indelible.policy import FieldClass
 from indelible.terms import Field, numbered
@@ -313,11 +314,11 @@ class Keyring:
         return found
 
     def _begin_month(self, now: int) -> None:
-        moment = datetime.fromtimestamp(now / 1e6, UTC)
+        moment = moment_of(now)
         month = moment.year * 12 + moment.month - 1
         following = datetime((month + 1) // 12, (month + 1) % 12 + 1, 1, tzinfo=UTC)
         self._current.clear()
-        self._month = (month, int(following.timestamp() * 1e6))
+        self._month = (month, microseconds(following))
         # Where nobody has made a key this month, none is looked for: who makes one at the
         # same time as another makes one more, which does no harm.
         newest = self._store.newest()

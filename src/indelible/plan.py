@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -28,13 +27,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 
 from indelible.duration import Duration
-from indelible.entry import microseconds, time_from_text, time_to_text
+from indelible.entry import microseconds, moment_of, time_from_text, time_to_text
 from indelible.errors import CallerError, Malformed
 from indelible.merkle import leaf_hash, root_of
 from indelible.note import MAX_DECIMAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from indelible.policy import Approvals, Policy
 
@@ -48,7 +48,6 @@ NONCE_SIZE = 16
 """Bytes of randomness that make each plan another, so that it is carried out once."""
 
 _VERSION = "indelible-plan/1"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS = get_args(Kind)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # What may be a line of a note, or the name of a key.
@@ -328,7 +327,7 @@ def time_of(text: str) -> datetime:
     Raises:
         Malformed: It is another form, or no such time.
     """
-    return _EPOCH + timedelta(microseconds=time_from_text(text))
+    return moment_of(time_from_text(text))
 
 
 def _check_name(what: str, name: str) -> None:

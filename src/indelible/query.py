@@ -30,7 +30,7 @@ from uuid import UUID
 import msgspec
 
 from indelible.box import ValueState
-from indelible.entry import Entry, microseconds
+from indelible.entry import Entry, microseconds, moment_of
 from indelible.errors import InvalidCursor, InvalidEvent, InvalidQuery, NotFound, UnknownStream
 from indelible.event import (
     Actor,
@@ -74,7 +74,6 @@ _EXCLUDABLE = ("actor", "action", "resource", "outcome")
 _SEVERAL = (*_EXCLUDABLE, "stream", "session", "ip", "value", "trace", "id")
 _TIMES = ("since", "until", "occurred_since", "occurred_until")
 _KEYS = (*_SEVERAL, *_TIMES, "order")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
@@ -348,7 +347,7 @@ class Item:
     @property
     def recorded_at(self) -> datetime:
         """The log's clock when it was recorded."""
-        return _EPOCH + timedelta(microseconds=self.entry.recorded_at)
+        return moment_of(self.entry.recorded_at)
 
     @property
     def place(self) -> tuple[int, str, int]:

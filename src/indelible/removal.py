@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -28,7 +27,7 @@ from indelible.approval import verify_approvals, verify_plan
 from indelible.box import Box, Found, Row, ValueState, enclose
 from indelible.covers import Covers, needed_for, said_by
 from indelible.custody import own_event, private_event
-from indelible.entry import Entry, microseconds
+from indelible.entry import Entry, microseconds, moment_of
 from indelible.errors import (
     Damaged,
     InvalidSignature,
@@ -51,6 +50,7 @@ from indelible.store import Forgotten, Wanted
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from indelible.covers import Cover
     from indelible.keyring import DataKey, Keyring
@@ -124,7 +124,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
             path=path,
             class_=class_,
             rule=rule,
-            recorded_at=datetime.fromtimestamp(self.recorded_at / 1e6, UTC),
+            recorded_at=moment_of(self.recorded_at),
         )
 
 
@@ -290,7 +290,7 @@ class Removal(ABC):
         for _ in range(_ATTEMPTS):
             with owner.store.read() as view:
                 seen = head_of(view.heads(), CUSTODY)
-                at = max(self.now, datetime.fromtimestamp(seen.recorded_at / 1e6, UTC))
+                at = max(self.now, moment_of(seen.recorded_at))
                 alone = self._verify(view, plan, consent, at)
             event = own_event(
                 owner.id,

@@ -42,6 +42,7 @@ from indelible.creation import (
     system_errors,
 )
 from indelible.custody import Custody, private_event
+from indelible.entry import moment_of
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
@@ -1084,7 +1085,7 @@ def _query(given: Query | str | None, fields: dict[str, Any]) -> Query:
 
 
 def _iso(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat().replace("+00:00", "Z")
+    return moment_of(microseconds).isoformat().replace("+00:00", "Z")
 
 
 _trails: weakref.WeakSet[Trail] = weakref.WeakSet()
