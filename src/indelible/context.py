@@ -1,20 +1,23 @@
 """
 Who acts, in which session, request and trace, for the work in progress.
 
-A context is frozen; `context()` sets one for a block and gives the outer one
-back when the block ends. It follows `contextvars`: each asyncio task starts with
-its parent's, a new thread starts with none.
+A `Work` is a request, a task or a command under way. Middleware begins it, and whoever
+authenticates names its actor with `authenticated`, in whatever thread or task that
+happens: all of them hold the same object. `context()` sets frozen fields over it for a
+block and gives the outer ones back when the block ends. Both follow `contextvars`: an
+asyncio task starts with its parent's, a new thread with none; `wrap` takes them along.
 """
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
-from indelible.errors import InvalidEvent
+from indelible.errors import CallerError, InvalidEvent, Malformed
 from indelible.event import (
     Actor,
     Approval,
@@ -27,10 +30,13 @@ from indelible.event import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The fields of an event that the work in progress decides."""
 
     actor: Actor | None = None
@@ -51,13 +57,136 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidEvent("approval", self.approval, "an Approval")
 
 
+class Work:
+    """
+    A request, a task or a command under way, which learns who acts as it goes.
+
+    Args:
+        context: What is known when it begins.
+        actor_of: Asked whenever an event is built and nobody has called `authenticated`:
+            who acts as far as the framework knows by then.
+    """
+
+    __slots__ = ("_actor_of", "context")
+
+    def __init__(
+        self, context: Context, actor_of: Callable[[], Actor | None] | None = None
+    ) -> None:
+        self.context = context
+        self._actor_of = actor_of
+
+    def frozen(self) -> Context:
+        """Return what is known now."""
+        found = self.context
+        if found.actor is None and self._actor_of is not None:
+            actor = self._actor_of()
+            if actor is not None:
+                return msgspec.structs.replace(found, actor=actor)
+        return found
+
+
 _NOTHING = Context()
-_current: ContextVar[Context] = ContextVar("indelible.context", default=_NOTHING)
+# What was set for a block stands over the work in progress, and never in it: so it ends
+# with its block, whatever the work learns meanwhile.
+_current: ContextVar[tuple[Work | None, Context]] = ContextVar(
+    "indelible.context", default=(None, _NOTHING)
+)
 
 
 def current() -> Context:
-    """Return the context of the work in progress."""
-    return _current.get()
+    """Return the context of the work in progress, as it is now."""
+    work, given = _current.get()
+    return given if work is None else _over(given, work.frozen())
+
+
+@contextmanager
+def begun(work: Work) -> Iterator[Work]:
+    """Make *work* the work in progress inside the block; what was outside of it is not in it."""
+    token = _current.set((work, _NOTHING))
+    try:
+        yield work
+    finally:
+        _current.reset(token)
+
+
+def authenticated(actor: Actor | str, *, session: str | None = None) -> None:
+    """
+    Name who acts in the work in progress, from now to its end, in all its threads and tasks.
+
+    Raises:
+        CallerError: No work is in progress: no middleware stands around this.
+        InvalidEvent: That is no actor.
+    """
+    work = _current.get()[0]
+    if work is None:
+        raise CallerError(
+            "authenticated: found no request, task or command in progress, expected one that"
+            " a middleware has begun; inside a block of your own, use context(actor=…)"
+        )
+    fields: dict[str, Any] = {"actor": actor if isinstance(actor, Actor) else Actor.parse(actor)}
+    if session is not None:
+        fields["session"] = session
+    work.context = msgspec.structs.replace(work.context, **fields)
+
+
+def wrap(function: Callable[P, R]) -> Callable[P, R]:
+    """
+    Return *function* so that it runs in the context of now, in whatever thread it is called.
+
+    For executors and threads, which start with none. The context is frozen here; the
+    thread has its own back after each call.
+    """
+    frozen = (None, current())
+
+    @functools.wraps(function)
+    def within(*args: P.args, **kwargs: P.kwargs) -> R:
+        token = _current.set(frozen)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
+
+    return within
+
+
+def to_message(context: Context) -> str:
+    """Write *context* as the header of a message to another process."""
+    return _encode(context).decode("utf-8")
+
+
+def from_message(text: str | bytes) -> Context:
+    """
+    Read what `to_message` wrote.
+
+    Whoever can send messages can write anything into one, so its actor is marked as
+    asserted.
+
+    Raises:
+        Malformed: It is no context.
+    """
+    try:
+        context = _decode(text)
+    except (msgspec.MsgspecError, InvalidEvent, UnicodeError, RecursionError) as error:
+        raise Malformed(f"context of a message: {error}") from error
+    if context.actor is None:
+        return context
+    asserted = msgspec.structs.replace(context.actor, asserted=True)
+    return msgspec.structs.replace(context, actor=asserted)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Context).decode
+
+
+def _over(given: Context, below: Context) -> Context:
+    if given is _NOTHING:
+        return below
+    fields = {
+        field: value
+        for field in Context.__struct_fields__
+        if (value := getattr(given, field)) is not None
+    }
+    return msgspec.structs.replace(below, **fields) if fields else below
 
 
 @contextmanager
@@ -98,8 +227,9 @@ def context(
         fields["trace"] = trace if isinstance(trace, Trace) else Trace(trace_id=trace)
     if service is not None:
         fields["service"] = service if isinstance(service, Service) else Service(name=service)
-    token = _current.set(msgspec.structs.replace(_current.get(), **fields))
+    work, given = _current.get()
+    token = _current.set((work, msgspec.structs.replace(given, **fields)))
     try:
-        yield _current.get()
+        yield current()
     finally:
         _current.reset(token)

@@ -61,6 +61,9 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     Who did it, written ``user:alice``.
 
+    Attributes:
+        asserted: A message of another process says so, and nothing here has proven it.
+
     Raises:
         InvalidEvent: The type is none of `ActorType`, or the id is missing for
             a type that needs one.
@@ -71,6 +74,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
     roles: tuple[str, ...] = ()
     on_behalf_of: Actor | None = None
+    asserted: bool = False
 
     def __post_init__(self) -> None:
         kind: object = self.type  # a caller may not have checked its types
@@ -83,6 +87,8 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidEvent("actor.roles", self.roles, "a tuple of strings")
         if self.on_behalf_of is not None:
             _check_chain(self.on_behalf_of)
+        if type(self.asserted) is not bool:
+            raise InvalidEvent("actor.asserted", self.asserted, "true or false")
 
     def __str__(self) -> str:
         return self.type if self.id is None else f"{self.type}:{self.id}"

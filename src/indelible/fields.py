@@ -19,6 +19,7 @@ STRUCTURE = (
     "/outcome",
     "/actor/type",
     "/actor/roles",
+    "/actor/asserted",
     "/resource/type",
     "/trace",
     "/service",

@@ -189,10 +189,19 @@ class Recorder:
         return self._receipt(pending, whole.id, target)
 
     def record_many(
-        self, events: Iterable[Event], *, stream: str | None = None, batch: int = 1_000
+        self,
+        events: Iterable[Event],
+        *,
+        stream: str | None = None,
+        batch: int = 1_000,
+        may_lose: bool = True,
     ) -> int:
         """
         Record *events* in order, with one sync to disk for each *batch*.
+
+        Args:
+            may_lose: Whether events may be lost, and counted, where the policy of their
+                stream is to continue; who keeps them and comes again says no.
 
         Returns:
             How many; all of them survive a crash when this returns.
@@ -206,9 +215,9 @@ class Recorder:
         for event in events:
             group.append(event)
             if len(group) == batch:
-                total += self._keep(group, stream)
+                total += self._keep(group, stream, may_lose=may_lose)
                 group = []
-        return total + (self._keep(group, stream) if group else 0)
+        return total + (self._keep(group, stream, may_lose=may_lose) if group else 0)
 
     def audited(  # noqa: C901 - one wrapper for sync and one for async functions
         self,
@@ -289,7 +298,7 @@ class Recorder:
 
         return decorate
 
-    def _keep(self, events: Sequence[Event], stream: str | None) -> int:
+    def _keep(self, events: Sequence[Event], stream: str | None, *, may_lose: bool) -> int:
         for _ in range(_ATTEMPTS):
             group: dict[str, list[Sealed]] = {}
             for event in events:
@@ -306,7 +315,7 @@ class Recorder:
         try:
             pending.result()
         except (StoreError, WriteUncertain):
-            if any(self._refuses(stream) for stream in group):
+            if not may_lose or any(self._refuses(stream) for stream in group):
                 raise
             for target, lost in group.items():
                 self._lost(target, len(lost))

@@ -67,6 +67,7 @@ class ClearActor(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     name: str | None = None
     roles: tuple[str, ...] = ()
     on_behalf_of: Actor | None = None
+    asserted: bool = False
 
 
 class ClearResource(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -410,7 +411,9 @@ def _taken_apart(
         action=event.action,
         outcome=event.outcome,
         reason=event.reason,
-        actor=ClearActor(actor.type, actor.id, actor.name, actor.roles, actor.on_behalf_of),
+        actor=ClearActor(
+            actor.type, actor.id, actor.name, actor.roles, actor.on_behalf_of, actor.asserted
+        ),
         resource=ClearResource(resource.type, resource.id, resource.name),
         changes=event.changes,
         data=event.data,

@@ -32,7 +32,7 @@ from indelible.access import Viewer
 from indelible.box import ValueState
 from indelible.checkpoint import Rotation
 from indelible.closer import Closer
-from indelible.context import context
+from indelible.context import authenticated, context, wrap
 from indelible.creation import (
     being_created,
     create,
@@ -161,6 +161,8 @@ class Trail:
         self.record_many = self._recorder.record_many
         self.audited = self._recorder.audited
         self.context = context
+        self.authenticated = authenticated
+        self.wrap = wrap
         _trails.add(self)
         if policy is not None and check and policy.digest != in_force.digest:
             try:
@@ -603,17 +605,8 @@ class Trail:
         Raises:
             StoreError: The directory may not be written.
         """
-        with system_errors(self.path):
-            descriptor = os.open(
-                self.path / "forget.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with self._locked("forget.lock"):
             yield
-            # A process that was forked meanwhile holds the descriptor, too.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
 
     def forgotten(self) -> None:
         """Take note that values are gone: what was read about it before holds no more."""
@@ -809,6 +802,19 @@ class Trail:
                         found[item.event.id] = seal(item.event).event if whole else b""
         return found
 
+    def recorded(self, ids: Sequence[str]) -> set[str]:
+        """Return those of *ids* that the trail holds events of."""
+        if not ids:
+            return set()
+        wanted, chosen = frozenset(map(fingerprint, ids)), set(ids)
+        times = [id_time(event_id) for event_id in ids]
+        found: set[str] = set()
+        with self._reading() as view:
+            for log in view.heads():
+                indexes = list(view.with_ids(log, wanted, (min(times), max(times) + 1)))
+                found.update(item.event.id for item in query.items(view, log, indexes))
+        return found & chosen
+
     @contextmanager
     def import_lock(self) -> Iterator[None]:
         """
@@ -817,15 +823,30 @@ class Trail:
         Raises:
             StoreError: Another import is under way.
         """
+        with self._locked("import.lock", busy="another import is under way"):
+            yield
+
+    @contextmanager
+    def relay_lock(self) -> Iterator[None]:
+        """
+        Hold off other relays into this trail, so that none doubles what another brings.
+
+        Raises:
+            StoreError: The directory may not be written.
+        """
+        with self._locked("relay.lock"):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, *, busy: str | None = None) -> Iterator[None]:
+        """Hold the lock of the file *name*; where another has it wait, or raise *busy*."""
         with system_errors(self.path):
-            descriptor = os.open(
-                self.path / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError:
-                raise StoreError(f"{self.path}: another import is under way") from None
+                raise StoreError(f"{self.path}: {busy}") from None
             yield
             # A process that was forked meanwhile holds the descriptor, too.
             fcntl.flock(descriptor, fcntl.LOCK_UN)

