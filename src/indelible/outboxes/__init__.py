@@ -38,6 +38,5 @@ def open_outbox(url: str) -> Outbox:
 
         return sqlite.SqliteOutbox(sqlite.connector(rest[1:]))
     # Not the URL itself, in which a password may stand.
-    raise CallerError(
-        f"outbox: found a URL of {scheme[:20]!r}, expected postgresql://… or sqlite:///…"
-    )
+    found = f"a URL of {scheme[:20]!r}" if separator else "no URL"
+    raise CallerError(f"outbox: found {found}, expected postgresql://… or sqlite:///…")

@@ -34,7 +34,7 @@ WITH waiting AS (
 ), claimed AS (
     SELECT seq, {{committed}} AS committed FROM {TABLE}
     WHERE seq IN (SELECT seq FROM waiting) AND error IS NULL
-    ORDER BY 2, 1 LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    ORDER BY 2 NULLS FIRST, 1 LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
 DELETE FROM {TABLE} USING claimed WHERE {TABLE}.seq = claimed.seq
 RETURNING {TABLE}.seq, body, claimed.committed
@@ -84,7 +84,9 @@ class PostgresqlOutbox:
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
-        self._connection: Any = None
+        # Whoever uses one takes it out: a transaction that shared its connection with a
+        # claim would end that, too.
+        self._idle: list[Any] = []
         self._committed: str | None = None
 
     @contextmanager
@@ -125,35 +127,45 @@ class PostgresqlOutbox:
             return int(cursor.rowcount)
 
     def close(self) -> None:
-        """Give the connection back."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(Exception):
-                connection.close()
+        """Give the connections back."""
+        while self._idle:
+            _close(self._idle.pop())
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
+        connection = None
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            cursor = self._connection.cursor()
+            connection = self._idle.pop() if self._idle else self._connect()
+            cursor = connection.cursor()
         except Exception as error:
-            self.close()
+            _close(connection)
             raise _store_error(error) from error
         try:
             yield cursor
         except BaseException as error:
-            with suppress(Exception):
-                self._connection.rollback()
+            try:
+                connection.rollback()
+            except Exception:  # noqa: BLE001 - whatever it was, the connection is not used again
+                _close(connection)
+            else:
+                self._idle.append(connection)
             if _of_a_driver(error):
-                self.close()
                 raise _store_error(error) from error
             raise
         try:
-            self._connection.commit()
-        except Exception as error:
-            self.close()
-            raise _store_error(error) from error
+            connection.commit()
+        except BaseException as error:
+            _close(connection)
+            if _of_a_driver(error):
+                raise _store_error(error) from error
+            raise
+        self._idle.append(connection)
+
+
+def _close(connection: Any) -> None:  # noqa: ANN401 - of whichever driver
+    if connection is not None:
+        with suppress(Exception):
+            connection.close()
 
 
 def _of_a_driver(error: BaseException) -> bool:

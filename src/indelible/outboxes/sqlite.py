@@ -27,15 +27,18 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
 )"""
 """Makes the table, as the migrations of the adapters do."""
 
-_CLAIM = f"SELECT seq, body FROM {TABLE} WHERE error IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - names of our own
+# As bytes: a text that is none must be seen to be none, and hold up no other row.
+_CLAIM = f"SELECT seq, CAST(body AS BLOB) FROM {TABLE} WHERE error IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - names of our own
 _DONE = f"DELETE FROM {TABLE} WHERE seq = ?"  # noqa: S608
 _QUARANTINE = f"UPDATE {TABLE} SET error = ? WHERE seq = ?"  # noqa: S608
 _WAITING = f"""
 SELECT count(*) FILTER (WHERE error IS NULL), count(*) FILTER (WHERE error IS NOT NULL),
-    (SELECT body FROM {TABLE} WHERE error IS NULL ORDER BY seq LIMIT 1)
+    (SELECT CAST(body AS BLOB) FROM {TABLE} WHERE error IS NULL ORDER BY seq LIMIT 1)
 FROM {TABLE}
 """  # noqa: S608
-_QUARANTINED = f"SELECT seq, body, error FROM {TABLE} WHERE error IS NOT NULL ORDER BY seq"  # noqa: S608
+_QUARANTINED = f"""
+SELECT seq, CAST(body AS BLOB), error FROM {TABLE} WHERE error IS NOT NULL ORDER BY seq
+"""  # noqa: S608
 _RELEASE = f"UPDATE {TABLE} SET error = NULL WHERE error IS NOT NULL"  # noqa: S608
 
 
@@ -75,13 +78,15 @@ class SqliteOutbox:
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
-        self._connection: sqlite3.Connection | None = None
+        # Whoever uses one takes it out: threads must not meet in one transaction.
+        self._idle: list[sqlite3.Connection] = []
 
     @contextmanager
     def claim(self, most: int) -> Iterator[_Claim]:
         """Take up to *most* rows; see `indelible.outbox.Outbox.claim`."""
         with self._connected() as connection:
-            claim = _Claim(connection.execute(_CLAIM, (most,)).fetchall())
+            found = connection.execute(_CLAIM, (most,)).fetchall()
+        claim = _Claim([(number, _text(body)) for number, body in found])
         yield claim
         if not claim.rows:
             return
@@ -97,13 +102,14 @@ class SqliteOutbox:
         """Return how much there is."""
         with self._connected() as connection:
             rows, quarantined, oldest = connection.execute(_WAITING).fetchone()
-            return Waiting(rows, oldest, quarantined)
+        return Waiting(rows, None if oldest is None else _text(oldest), quarantined)
 
     def quarantined(self) -> Iterator[tuple[int, str, str]]:
         """Yield number, text and error of each row that was put aside."""
         with self._connected() as connection:
             found = connection.execute(_QUARANTINED).fetchall()
-        yield from found
+        for number, body, error in found:
+            yield number, _text(body), error
 
     def release(self) -> int:
         """Let the rows that were put aside wait again; return how many."""
@@ -111,19 +117,25 @@ class SqliteOutbox:
             return connection.execute(_RELEASE).rowcount
 
     def close(self) -> None:
-        """Give the connection back."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        """Give the connections back."""
+        while self._idle:
+            self._idle.pop().close()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
+        connection = None
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            yield self._connection
-        except sqlite3.Error as error:
-            # With it goes a transaction that is still open.
-            self.close()
-            raise StoreError(f"outbox: {error}") from error
+            connection = self._idle.pop() if self._idle else self._connect()
+            yield connection
+        except BaseException as error:
+            if connection is not None:
+                with suppress(sqlite3.Error):
+                    connection.close()  # with it goes a transaction that is still open
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"outbox: {error}") from error
+            raise
+        self._idle.append(connection)
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "surrogateescape")
