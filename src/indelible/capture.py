@@ -13,6 +13,7 @@ A value that JSON cannot carry is an object with one key that begins with ``$``:
     {"$sha256": "9f86…", "size": 70000}       of more than `MOST`: of its bytes, and how many
     {"$repr": "<Point 1 2>"}                  any other type, as Python shows it
     {"$object": {"$ref": 1}}                  an object that looks like one of these
+    {"$member": "7"}                          one of several: it came to the field, or went
     {"$secret": true}                         left out: whoever declared the field said so
 """
 
@@ -30,7 +31,7 @@ import msgspec
 from msgspec import UNSET
 
 from indelible.errors import InvalidEvent
-from indelible.event import MAX_NESTING, Change, plain
+from indelible.event import MAX_NESTING, Change, Kind, plain
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
@@ -40,6 +41,9 @@ MOST = 8_192
 
 SECRET: dict[str, Any] = {"$secret": True}
 """Stands for a value that is left out."""
+
+MEMBER = "$member"
+"""The mark of one value among several that a field has."""
 
 _MOST_INT, _LEAST_INT = 2**64 - 1, -(2**63)
 
@@ -69,12 +73,14 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
         action: ``invoice.update``.
         type, id: The resource that the row is.
         changes: Old and new value by field; of a row that came or went, one of them.
+        kind: What the change is.
     """
 
     action: str
     type: str
     id: str
     changes: dict[str, Change]
+    kind: Kind = "data_change"
 
 
 def created(tracked: Tracked, key: Iterable[object], values: Mapping[str, object]) -> Row:
@@ -108,6 +114,18 @@ def updated(
     if not changes:
         return None
     return Row(f"{tracked.type}.update", tracked.type, key_text(key), changes)
+
+
+def linked(type_: str, name: str, owner: object, member: object, kind: Kind) -> Row:
+    """Return what happened when *owner* got one more *member* in its relation *name*."""
+    change = Change(new={MEMBER: key_text([member])})
+    return Row(f"{type_}.{name}.add", type_, key_text([owner]), {name: change}, kind)
+
+
+def unlinked(type_: str, name: str, owner: object, member: object, kind: Kind) -> Row:
+    """Return what happened when *owner* had one *member* less in its relation *name*."""
+    change = Change(old={MEMBER: key_text([member])})
+    return Row(f"{type_}.{name}.remove", type_, key_text([owner]), {name: change}, kind)
 
 
 def changed(

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from indelible.box import ValueState
+from indelible.capture import MEMBER
 from indelible.errors import InvalidQuery
 from indelible.event import Outcome
 from indelible.fields import escape
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
+    from indelible.event import Change
     from indelible.query import Item
     from indelible.store import View
     from indelible.vault import Opener
@@ -139,6 +141,9 @@ def fold(items: Iterable[Item]) -> State:
             unknown.update(left)
         for field, change in (item.event.changes or {}).items():
             before = left.get(field)
+            if _is_open(item, field) and (member := _member(change)) is not None:
+                left[field] = Value(value=_with(before, member, change), since=item)
+                continue
             if not _is_open(item, field):
                 # Whatever it was set to: what comes next contradicts nothing.
                 unknown.add(field)
@@ -159,6 +164,21 @@ def fold(items: Iterable[Item]) -> State:
         values={field: value for field, value in left.items() if value.value is not UNSET},
         unexplained=tuple(unexplained),
     )
+
+
+def _member(change: Change) -> str | None:
+    """Return the one of several values of a field that a change is about, if it is such a one."""
+    for side in (change.new, change.old):
+        if isinstance(side, dict) and len(side) == 1 and isinstance(side.get(MEMBER), str):
+            return str(side[MEMBER])
+    return None
+
+
+def _with(before: Value | None, member: str, change: Change) -> list[str]:
+    """Return the known values of a field with several, after one came or went."""
+    known = before.value if before is not None and isinstance(before.value, list) else []
+    rest = [each for each in known if each != member]
+    return rest if change.new is UNSET else [*rest, member]
 
 
 def _is_open(item: Item, field: str) -> bool:
