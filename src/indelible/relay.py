@@ -180,10 +180,7 @@ class Relay:
         Raises:
             StoreError: The database cannot be reached.
         """
-        waiting = self._outbox.waiting()
-        since = None if waiting.oldest is None else _written_at(waiting.oldest)
-        age = 0.0 if since is None else max(0.0, microseconds(now) / 1e6 - since)
-        return Lag(rows=waiting.rows, seconds=age, quarantined=waiting.quarantined)
+        return lag_of(self._outbox, now)
 
     def _record(
         self,
@@ -215,6 +212,19 @@ class Relay:
         return list(by_id.values())
 
 
+def lag_of(outbox: Outbox, now: datetime) -> Lag:
+    """
+    Return how far a trail is behind *outbox*.
+
+    Raises:
+        StoreError: The database cannot be reached.
+    """
+    waiting = outbox.waiting()
+    since = None if waiting.oldest is None else _written_at(waiting.oldest)
+    age = 0.0 if since is None else max(0.0, microseconds(now) / 1e6 - since)
+    return Lag(rows=waiting.rows, seconds=age, quarantined=waiting.quarantined)
+
+
 def _written_at(text: str) -> float | None:
     """Return the seconds since 1970 that a row names, as far as it can be read."""
     try:
@@ -224,4 +234,4 @@ def _written_at(text: str) -> float | None:
     return id_time(events[0].id) / 1_000 if events else None
 
 
-__all__ = ["BATCH", "Done", "Lag", "Relay", "RelayTarget"]
+__all__ = ["BATCH", "Done", "Lag", "Relay", "RelayTarget", "lag_of"]

@@ -30,6 +30,7 @@ from indelible.cli import (
     proving,
     reading,
     recording,
+    relaying,
 )
 from indelible.errors import CallerError, IndelibleError
 
@@ -44,6 +45,7 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = 
         ("init", recording.init),
         ("record", recording.record),
         ("import", recording.import_),
+        ("relay", relaying.relay),
     ),
     "Read": (
         ("search", reading.search),

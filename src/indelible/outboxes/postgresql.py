@@ -54,12 +54,26 @@ def connector(url: str) -> Callable[[], Any]:
     Return what connects to the database at *url*.
 
     Raises:
-        CallerError: psycopg is not installed.
+        CallerError: psycopg is not installed, or that is no such URL.
     """
     try:
         import psycopg  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise CallerError("postgresql://: pip install 'indelible[postgresql]'") from error
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+        misread = "@" in f"{parts.get('host')}{parts.get('dbname')}" or not (
+            str(parts.get("port", "0")).replace(",", "").isdecimal()
+        )
+    except psycopg.Error:
+        misread = True
+    if misread:
+        # Said here and not by the driver, which would show what it took for a host.
+        raise CallerError(
+            "outbox: found a URL that cannot be read, expected"
+            " postgresql://user:password@host:port/database, with a percent sign and two"
+            " hexadecimal digits for what is special in the password, as %40 for @"
+        )
     return lambda: psycopg.connect(url, connect_timeout=10)
 
 
