@@ -122,7 +122,7 @@ def unpack(text: str | bytes) -> list[Event]:
     events = [
         Event(
             id=uuid7(at * 1_000, sha256(prefix + place.to_bytes(4, "big")).digest()),
-            kind="data_change",
+            kind=row.kind,
             action=row.action,
             outcome=Outcome.SUCCESS,
             actor=actor,

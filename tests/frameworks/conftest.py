@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
+import django
 import pytest
 
 import indelible
 from tests.postgres import Server, server
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.frameworks.django_project.settings")
+django.setup()
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,3 +53,51 @@ def trail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trail]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
     with indelible.open(tmp_path / "trail") as audit:
         yield audit
+
+
+def _django_database(url: str) -> dict[str, Any]:
+    """Return what Django's settings say of the database at *url*."""
+    if url.startswith("sqlite:///"):
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": url.removeprefix("sqlite:///"),
+            "OPTIONS": {"timeout": 30},
+        }
+    parts = urlsplit(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.path[1:],
+        "USER": parts.username,
+        "HOST": parse_qs(parts.query)["host"][0],
+    }
+
+
+@pytest.fixture(scope="session")
+def _shops() -> dict[str, dict[str, Any]]:
+    return {}
+
+
+@pytest.fixture(params=["sqlite", "postgresql_16", "postgresql_18"])
+def shop(
+    request: pytest.FixtureRequest,
+    _shops: dict[str, dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """The shop in an empty database of each kind; its name."""
+    from tests.frameworks import shops  # noqa: PLC0415 - once Django is set up
+
+    kind: str = request.param
+    found = _shops.get(kind)
+    if found is None:
+        if kind == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('shop') / 'shop.sqlite3'}"
+        else:
+            server: Server = request.getfixturevalue(kind)
+            url = server.database()
+        found = _shops[kind] = _django_database(url)
+        shops.use(found)
+        shops.migrate()
+    else:
+        shops.use(found)
+    shops.empty()
+    return kind
