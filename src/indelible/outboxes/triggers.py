@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Installed", "install", "installed", "remove", "set_context", "switched_off"]
 
 _TABLE = """
-SELECT c.oid, c.relkind FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(pg_catalog.concat_ws('.', pg_catalog.quote_ident(%s),
+SELECT c.oid, c.relkind FROM pg_catalog.pg_class AS c
+WHERE c.oid = pg_catalog.to_regclass(pg_catalog.concat_ws('.', pg_catalog.quote_ident(%s),
     pg_catalog.quote_ident(%s)))
 """
 _COLUMNS = """
@@ -50,7 +51,7 @@ FROM pg_catalog.pg_index AS i
 WHERE i.indrelid = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
 """
 _PARTITIONS = """
-SELECT t.relid, c.relname FROM pg_catalog.pg_partition_tree(%s) AS t
+SELECT t.relid::pg_catalog.oid, c.relname FROM pg_catalog.pg_partition_tree(%s) AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
 """
 _INSTALLED = """

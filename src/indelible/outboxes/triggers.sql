@@ -50,18 +50,26 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION indelible.exact_numeric(value numeric) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN value IN ('NaN', 'Infinity', '-Infinity') THEN '{"$float":"' || value || '"}'
-        WHEN scale(value) > 6 AND abs(value) < 0.000001 THEN indelible.exact_small(value)
-        ELSE '"' || value || '"' END
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN abs(value) >= 0.000001 AND abs(value) < 'Infinity' OR scale(value) <= 6
+        THEN '"' || value::text || '"'
+        WHEN scale(value) > 6 THEN indelible.exact_small(value)
+        ELSE '{"$float":"' || value::text || '"}' END
 $$;
 
 -- As datetime.isoformat(); what Python's years cannot hold is a text as PostgreSQL shows it.
-CREATE OR REPLACE FUNCTION indelible.exact_moment(value timestamp, zone text) RETURNS text
+CREATE OR REPLACE FUNCTION indelible.exact_moment(value timestamp) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN value >= '0001-01-01' AND value < '10000-01-01'
-        THEN '"' || replace(to_char(value, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '.000000', '')
-            || zone || '"'
+        THEN '"' || replace(to_char(value, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '.000000', '') || '"'
+        ELSE to_json(value::text)::text END
+$$;
+
+-- With TimeZone = 'UTC', as the triggers have it.
+CREATE OR REPLACE FUNCTION indelible.exact_moment(value timestamptz) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN value >= '0001-01-01 00:00:00+00' AND value < '10000-01-01 00:00:00+00'
+        THEN '"' || replace(to_char(value, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z') || '"'
         ELSE to_json(value::text)::text END
 $$;
 
@@ -163,15 +171,20 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION indelible.exact_jsonb(value jsonb) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN octet_length(form) > 8192 OR form ~ '"\$|[0-9]{16}'
-            OR length(form) - length(translate(form, '[{', '')) >= 32
-        THEN CASE WHEN jsonb_typeof(value) IN ('object', 'array')
-            THEN indelible.bounded(indelible.walk_json(value, 0))
-            ELSE indelible.walk_json(value, 0) END
-        ELSE form END
-    FROM (SELECT value::text AS form) AS found
-$$;
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+DECLARE
+    form text := value::text;
+BEGIN
+    IF strpos(form, '"$') = 0 AND (length(form) < 16 OR form !~ '[0-9]{16}'
+        AND octet_length(form) <= 8192
+        AND length(form) - length(translate(form, '[{', '')) < 32)
+    THEN
+        RETURN form;
+    END IF;
+    form := indelible.walk_json(value, 0);
+    RETURN CASE WHEN jsonb_typeof(value) IN ('object', 'array') THEN indelible.bounded(form)
+        ELSE form END;
+END $$;
 
 CREATE OR REPLACE FUNCTION indelible.exact_json(value json) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE AS $$
@@ -333,9 +346,8 @@ BEGIN
         WHEN type = 'numeric'::regtype THEN format('indelible.exact_numeric(%s)', value)
         WHEN type IN ('float4'::regtype, 'float8'::regtype)
             THEN format('indelible.exact_float((%s)::text)', value)
-        WHEN type = 'timestamptz'::regtype
-            THEN format('indelible.exact_moment((%s) AT TIME ZONE ''UTC'', ''Z'')', value)
-        WHEN type = 'timestamp'::regtype THEN format('indelible.exact_moment(%s, '''')', value)
+        WHEN type IN ('timestamptz'::regtype, 'timestamp'::regtype)
+            THEN format('indelible.exact_moment(%s)', value)
         WHEN type = 'date'::regtype THEN format('''"'' || (%s)::text || ''"''', value)
         WHEN type = 'time'::regtype THEN format('indelible.exact_time(%s)', value)
         WHEN type = 'timetz'::regtype THEN format('indelible.exact_timetz(%s)', value)
@@ -450,18 +462,19 @@ BEGIN
     END IF;
 
     head := '[' || to_json(type || '.%s') || ',' || to_json(type) || ',';
-    source := format('SELECT row_number() OVER () AS number, %s AS id, %s FROM ', id,
+    source := format('SELECT %s%s AS id, %s FROM ',
+        CASE id WHEN '''*''' THEN 'row_number() OVER () AS number, ' ELSE '' END, id,
         array_to_string(columns, ', '));
     source := CASE operation
-        WHEN 'INSERT' THEN format('SELECT number, %s AS form FROM (%s) AS n',
+        WHEN 'INSERT' THEN format('SELECT %s AS form FROM (%s) AS n',
             indelible.row(head, 'create', 'n', come), source || 'new_rows AS r')
-        WHEN 'DELETE' THEN format('SELECT number, %s AS form FROM (%s) AS o',
+        WHEN 'DELETE' THEN format('SELECT %s AS form FROM (%s) AS o',
             indelible.row(head, 'delete', 'o', gone), source || 'old_rows AS r')
-        WHEN 'TRUNCATE' THEN format('SELECT 1 AS number, %L AS form',
+        WHEN 'TRUNCATE' THEN format('SELECT %L AS form',
             format(head, 'truncate') || to_json(options ->> 'all') || ',{}]')
         -- Never a nested loop, which a plan for one row would be: a full join cannot be one.
-        ELSE format('SELECT coalesce(n.number, o.number) AS number, CASE'
-            ' WHEN n.number IS NULL THEN %s WHEN o.number IS NULL THEN %s ELSE %s END AS form'
+        ELSE format('SELECT CASE'
+            ' WHEN n.id IS NULL THEN %s WHEN o.id IS NULL THEN %s ELSE %s END AS form'
             ' FROM (%s) AS o FULL JOIN (%s) AS n ON %s',
             indelible.row(head, 'delete', 'o', gone), indelible.row(head, 'create', 'n', come),
             indelible.row(head, 'update', 'n', changed), source || 'old_rows AS r',
@@ -474,11 +487,11 @@ BEGIN
         SELECT '{"id":"' || replace(gen_random_uuid()::text, '-', '') || '","at":"'
             || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
             || '","context":' || (SELECT indelible.context(%s)) || ',"rows":['
-            || string_agg(form, ',' ORDER BY number) || ']}'
+            || string_agg(form, ',') || ']}'
         FROM (
-            SELECT number, form, (row_number() OVER (ORDER BY number) - 1) / 500 AS part,
-                sum(octet_length(form)) OVER (ORDER BY number) / 2097152 AS size
-            FROM (%s) AS statement WHERE form IS NOT NULL
+            SELECT form, (row_number() OVER w - 1) / 500 AS part,
+                sum(octet_length(form)) OVER w / 2097152 AS size
+            FROM (%s) AS statement WHERE form IS NOT NULL WINDOW w AS (ROWS UNBOUNDED PRECEDING)
         ) AS parts
         GROUP BY part, size ORDER BY part, size$sql$,
         options ->> 'outbox', trusted, source);
@@ -515,7 +528,11 @@ BEGIN
                 AND has_table_privilege(session_user, %L::regclass, 'INSERT') THEN
                 RETURN NULL;
             END IF;
-            IF indelible.shape(TG_RELID) <> %L THEN  -- it was altered since
+            -- As indelible.shape, whose plan would be made anew each time.
+            IF (SELECT string_agg(format('%%s %%s %%s', attname, atttypid, attgenerated), ','
+                ORDER BY attnum)
+                FROM pg_attribute WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped
+            ) <> %L THEN  -- it was altered since
                 EXECUTE indelible.statement(TG_RELID, TG_OP, TG_ARGV[0]::jsonb);
             ELSIF TG_OP = 'INSERT' THEN %s;
             ELSIF TG_OP = 'UPDATE' THEN %s;
