@@ -59,7 +59,7 @@ def empty() -> None:
         cursor.execute("PRAGMA foreign_keys = ON")
 
 
-def events() -> list[Event]:
+def events() -> list[Any]:
     """Return what waits in the outbox, in its order."""
     bodies = Outbox.objects.order_by("seq").values_list("body", flat=True)
     return [event for body in bodies for event in unpack(body)]
@@ -126,7 +126,7 @@ def replayed(before: Snapshot, said: list[Event]) -> Snapshot:
     }
 
 
-def told(step: Callable[[], object]) -> list[Event]:
+def told(step: Callable[[], object]) -> list[Any]:
     """
     Do *step*, and return what was captured of it.
 

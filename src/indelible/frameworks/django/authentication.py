@@ -102,7 +102,7 @@ def _saved(
 
 
 def _resource(user: Any) -> Resource:
-    table = tracking.table_of(type(user))
+    table = tracking.table_of(user._meta.model)
     kind = table.tracked.type if isinstance(table, tracking.Table) else "user"
     return Resource(type=kind, id=str(user.pk))
 

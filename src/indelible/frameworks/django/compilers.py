@@ -220,7 +220,11 @@ def _updated(
 ) -> list[Any]:
     """Run an UPDATE; add to *rows* what it did, and return the *asked* fields of each row."""
     # What the database computes may change with any other field.
-    changed = {each.name: each for each, _, _ in compiler.query.values if each.name in table.fields}
+    changed = {
+        each.name: each
+        for each, _, _ in compiler.query.values
+        if each.name in table.fields or each in table.key
+    }
     changed.update((name, table.fields[name]) for name in getattr(table, "generated", ()))
     sql, params = compiler.as_sql()
     columns = [*table.key, *changed.values()]
