@@ -292,7 +292,7 @@ def test_streams_and_background_tasks_of_starlette_have_the_context(trail: Trail
 
     async def answered_by_a_function(
         request: StarletteRequest, call_next: Callable[..., Awaitable[Any]]
-    ) -> Any:  # noqa: ANN401 - any response
+    ) -> Any:
         return await call_next(request)
 
     app = Starlette(routes=[Route("/", view)], middleware=[AUDIT, AUTHENTICATION])

@@ -43,7 +43,7 @@ def environment(**values: str) -> WSGIEnvironment:
     return environ
 
 
-def start(status: str, headers: list[tuple[str, str]], exc_info: object = None, /) -> Any:  # noqa: ANN401 - as WSGI has it
+def start(status: str, headers: list[tuple[str, str]], exc_info: object = None, /) -> Any:
     """Start a response that goes nowhere."""
 
 
