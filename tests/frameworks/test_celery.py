@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +54,7 @@ def shop(trail: Trail, **settings: Any) -> Celery:
         broker_connection_retry_on_startup=False,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
+        worker_lost_wait=0.1,
         result_chord_retry_interval=0.05,
         **settings,
     )
@@ -85,6 +88,10 @@ def shop(trail: Trail, **settings: Any) -> Celery:
         authenticated(f"user:by-{n}")
         trail.record("a.end", resource=f"n:{n}")
         raise {"fail": LookupError, "ignore": Ignore, "reject": Reject}[how]
+
+    @app.task(shared=False, name="die")
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     install(app)
     return app
@@ -179,14 +186,18 @@ def test_the_publisher_goes_along_to_the_processes_of_a_worker(
                 task["end"].apply_async((n, "fail"), link_error=task["errback"].si(n))
         with context(tenant="nobody's"):
             task["record"].delay("nobody")
-        recorded = awaited(trail, 14 * len(names) + 1)
+        awaited(trail, 14 * len(names) + 1)
+        with context(actor="user:alice"):
+            task["die"].apply_async(link_error=task["errback"].si("nobody"))
+        recorded = awaited(trail, 14 * len(names) + 2)
 
-    assert 14 * len(names) + 1 == len(recorded), (tmp_path / "worker.log").read_text("utf-8")
+    assert 14 * len(names) + 2 == len(recorded), (tmp_path / "worker.log").read_text("utf-8")
     for event in recorded:
         n = event.resource.id
         if n == "nobody":
             assert Actor(type="unknown") == event.actor
-            assert "nobody's" == event.tenant
+            # Whoever outlives the process that was killed acts for nobody.
+            assert (None if event.action == "a.errback" else "nobody's") == event.tenant
             continue
         said = Actor(type="user", id=n, asserted=True)
         # Who authenticates in a task is known there, and asserted to what it publishes.
