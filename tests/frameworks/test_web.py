@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.authentication import BaseUser
 
 from indelible.context import Context, from_message, to_message
 from indelible.errors import CallerError
@@ -263,6 +264,13 @@ def test_a_session_is_named_without_its_key() -> None:
     assert session_of("\udc80")
 
 
+class Unfinished(BaseUser):
+    """A user of Starlette that has left out what identifies it."""
+
+    is_authenticated = True
+    display_name = "alice"
+
+
 @pytest.mark.parametrize(
     ("user", "actor"),
     [
@@ -276,6 +284,7 @@ def test_a_session_is_named_without_its_key() -> None:
         (SimpleNamespace(display_name="alice"), "user:alice"),
         (SimpleNamespace(is_authenticated=False, username="alice"), "anonymous"),
         (SimpleNamespace(is_authenticated=True), None),
+        (Unfinished(), "user:alice"),
         ({"username": "alice"}, None),
     ],
 )
