@@ -21,24 +21,21 @@ When the outbox cannot be written, the statement is rolled back.
 from __future__ import annotations
 
 import inspect
-import os
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import EmptyResultSet, FullResultSet, ImproperlyConfigured
-from django.db import NotSupportedError, connections, transaction
+from django.db import NotSupportedError, transaction
 from django.db.models.constants import OnConflict
 from django.db.models.lookups import Exact
 from django.db.models.sql import compiler as sql_compiler
 
-from indelible.context import current
-from indelible.frameworks.django import relaying
+from indelible.frameworks.django.statements import Statement, begun
 from indelible.frameworks.django.tracking import Link, Table, table_of
-from indelible.outbox import TABLE, pack
+from indelible.outbox import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from indelible.capture import Row
 
@@ -49,8 +46,7 @@ _ATTEMPTS = 5
 """How often an upsert is begun anew when others insert the same rows at that moment."""
 
 _OLD, _NEW = "indelible_old", "indelible_new"
-_INSERT = f"INSERT INTO {TABLE} (body) VALUES (%s)"  # noqa: S608 - a name of our own
-_WRITE_LOCK = f"UPDATE {TABLE} SET seq = seq WHERE 0"  # noqa: S608
+_WRITE_LOCK = f"UPDATE {TABLE} SET seq = seq WHERE 0"  # noqa: S608 - a name of our own
 
 _EXPECTED = {
     "SQLInsertCompiler": {"execute_sql": ["self", "returning_fields"]},
@@ -90,25 +86,6 @@ def install() -> None:
     _installed = True
 
 
-def write_rows(using: str, rows: Sequence[Row]) -> None:
-    """Write what a statement did into the outbox of the database *using*, in its transaction."""
-    bodies = pack(rows, current(), at=datetime.now(UTC), entropy=os.urandom(12))
-    write_bodies(using, bodies)
-
-
-def write_bodies(using: str, bodies: Sequence[str]) -> None:
-    """Write rows of the outbox into the database *using*, in its transaction."""
-    if not bodies:
-        return
-    connection = connections[using]
-    with connection.cursor() as cursor:
-        if len(bodies) == 1:
-            cursor.execute(_INSERT, (bodies[0],))
-        else:
-            cursor.executemany(_INSERT, [(body,) for body in bodies])
-    relaying.written(using)
-
-
 def _captured(compiler: Any) -> Table | Link | None:
     table = table_of(compiler.query.model)
     if table is None:
@@ -121,35 +98,22 @@ def _captured(compiler: Any) -> Table | Link | None:
     return table
 
 
-@contextmanager
-def _statement(compiler: Any, table: Table | Link) -> Iterator[list[Row]]:
-    """Hold one transaction around a statement and what it is found to have done."""
-    rows: list[Row] = []
-    with transaction.atomic(using=compiler.using, savepoint=False):
-        if table.triggers:
-            relaying.hand_context(compiler.connection)
-        yield rows
-        # Crash here, or at any time before the commit: neither the rows nor what is said
-        # of them was ever there.
-        if rows:
-            write_rows(compiler.using, rows)
-
-
 def _insert(original: Callable[..., Any]) -> Callable[..., Any]:
     def execute_sql(self: Any, returning_fields: Any = None) -> Any:
         table = _captured(self)
         if table is None:
             return original(self, returning_fields)
-        with _statement(self, table) as rows:
+        is_upsert = self.query.on_conflict is OnConflict.UPDATE
+        with begun(self, table, joined=is_upsert) as statement:
             if table.triggers:
                 return original(self, returning_fields)
             asked = list(returning_fields or ())
-            if self.query.on_conflict is OnConflict.UPDATE:
-                found = _upserted(self, table, asked, rows)
+            if is_upsert:
+                found = _upserted(statement, asked)
             else:
                 columns = [*table.columns, *asked]
-                found = _returned(self, columns, _columns(self, columns))
-                rows += [table.created(row[: len(table.columns)]) for row in found]
+                found = _inserted(statement, columns, f"RETURNING {statement.columns(columns)}")
+                statement.rows += [table.created(row[: len(table.columns)]) for row in found]
             # Where conflicts are ignored fewer rows come back than were given, so that
             # nobody may ask which is which; Django does not.
             return [tuple(row[len(table.columns) :]) for row in found] if asked else []
@@ -164,11 +128,11 @@ def _update(original: Callable[..., Any]) -> Callable[..., Any]:
             # Where there are no values, there may be tables that the model inherits from:
             # each of them comes here again.
             return original(self, result_type)
-        with _statement(self, table) as rows:
+        with begun(self, table, joined=bool(self.query.related_updates)) as statement:
             if table.triggers:
                 return original(self, result_type)
             try:
-                count = len(_updated(self, table, [], rows))
+                count = len(_updated(statement, []))
             except EmptyResultSet:
                 count = 0
             for query in self.query.get_related_updates():
@@ -184,9 +148,9 @@ def _update_returning(original: Callable[..., Any]) -> Callable[..., Any]:
         table = _captured(self)
         if table is None or table.triggers or not returning_fields or not self.query.values:
             return original(self, returning_fields)
-        with _statement(self, table) as rows:
+        with begun(self, table) as statement:
             try:
-                return _updated(self, table, list(returning_fields), rows)
+                return _updated(statement, list(returning_fields))
             except EmptyResultSet:
                 return []
 
@@ -198,27 +162,24 @@ def _delete(original: Callable[..., Any]) -> Callable[..., Any]:
         table = _captured(self)
         if table is None:
             return original(self, *args, **kwargs)
-        with _statement(self, table) as rows:
+        with begun(self, table) as statement:
             if table.triggers:
                 return original(self, *args, **kwargs)
             try:
                 sql, params = self.as_sql()
             except EmptyResultSet:
                 return 0
-            found = _run(self, f"{sql} RETURNING {_columns(self, table.columns)}", params)
-            rows += [table.deleted(row) for row in _converted(self, table.columns, found)]
+            told = f"{sql} RETURNING {statement.columns(table.columns)}"
+            found = statement.converted(table.columns, statement.run(told, params))
+            statement.rows += [table.deleted(row) for row in found]
             return len(found)
 
     return execute_sql
 
 
-def _updated(
-    compiler: Any,
-    table: Table | Link,
-    asked: list[Any],
-    rows: list[Row],
-) -> list[Any]:
-    """Run an UPDATE; add to *rows* what it did, and return the *asked* fields of each row."""
+def _updated(statement: Statement, asked: list[Any]) -> list[Any]:
+    """Run an UPDATE, note what it did, and return the *asked* fields of each row."""
+    compiler, table = statement.compiler, statement.table
     # What the database computes may change with any other field.
     changed = {
         each.name: each
@@ -228,42 +189,42 @@ def _updated(
     changed.update((name, table.fields[name]) for name in getattr(table, "generated", ()))
     sql, params = compiler.as_sql()
     columns = [*table.key, *changed.values()]
-    if _tells_old(compiler.connection):
-        old = _columns(compiler, columns, _OLD)
-        new = _columns(compiler, [*columns[len(table.key) :], *asked], _NEW)
+    if _tells_old(statement.connection):
+        old = statement.columns(columns, _OLD)
+        new = statement.columns([*columns[len(table.key) :], *asked], _NEW)
         told = ", ".join(part for part in (old, new) if part)
         sql += f" RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) {told}"
         every = [*columns, *columns[len(table.key) :], *asked]
-        found = _converted(compiler, every, _run(compiler, sql, params))
+        found = statement.converted(every, statement.run(sql, params))
         pairs = [(row[: len(columns)], row[len(columns) :]) for row in found]
     else:
-        pairs = _update_locked(compiler, table, sql, params, columns, asked)
+        pairs = _update_locked(statement, sql, params, columns, asked)
     for before, after in pairs:
         key, values = before[: len(table.key)], before[len(table.key) :]
         new_values = dict(zip(changed, after, strict=False))
         row = table.updated(key, dict(zip(changed, values, strict=True)), new_values)
         if row is not None:
-            rows.append(row)
+            statement.rows.append(row)
     return [tuple(after[len(changed) :]) for _, after in pairs]
 
 
-def _update_locked(  # noqa: PLR0917 - the parts of one statement
-    compiler: Any,
-    table: Table | Link,
+def _update_locked(
+    statement: Statement,
     sql: str,
     params: Sequence[Any],
     columns: list[Any],
     asked: list[Any],
 ) -> list[tuple[Any, Any]]:
     """Lock the rows of an UPDATE, run it on these, and return each before and after."""
+    compiler, table = statement.compiler, statement.table
     where, where_params = "", []
     with suppress(FullResultSet):
         where, where_params = compiler.compile(compiler.query.where)
     name = compiler.connection.ops.quote_name(table.model._meta.db_table)
-    select = f"SELECT {_columns(compiler, columns)} FROM {name}"  # noqa: S608 - Django's own
+    select = f"SELECT {statement.columns(columns)} FROM {name}"  # noqa: S608 - Django's own
     if where:
         select += f" WHERE {where}"
-    before = _lock(compiler, columns, select, where_params)
+    before = _lock(statement, columns, select, where_params)
     if not before:
         return []
     size = len(table.key)
@@ -280,55 +241,49 @@ def _update_locked(  # noqa: PLR0917 - the parts of one statement
         keys, key_params = _among(compiler, table, [row[:size] for row in before])
         head = sql[: -len(where)] + f"({where}) AND " if where else f"{sql} WHERE "
         sql, params = head + keys, [*params, *key_params]
-    sql += f" RETURNING {_columns(compiler, [*columns, *asked])}"
-    after = _converted(compiler, [*columns, *asked], _run(compiler, sql, params))
+    sql += f" RETURNING {statement.columns([*columns, *asked])}"
+    after = statement.converted([*columns, *asked], statement.run(sql, params))
     if len(before) == 1 == len(after):
         return [(before[0], after[0][size:])]
     olds = {tuple(row[:size]): row for row in before}
     return [(olds[tuple(row[:size])], row[size:]) for row in after]
 
 
-def _upserted(
-    compiler: Any,
-    table: Table | Link,
-    asked: list[Any],
-    rows: list[Row],
-) -> list[Any]:
+def _upserted(statement: Statement, asked: list[Any]) -> list[Any]:
     """Run an INSERT that updates where there is a row; return all columns of each row."""
+    table, rows = statement.table, statement.rows
     columns, size = table.columns, len(table.columns)
-    if _tells_old(compiler.connection):
+    if _tells_old(statement.connection):
         told = (
             f"RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW})"
-            f" {_columns(compiler, columns, _OLD)}, {_columns(compiler, [*columns, *asked], _NEW)}"
+            f" {statement.columns(columns, _OLD)}, {statement.columns([*columns, *asked], _NEW)}"
         )
-        found = _insert_returning(compiler, [*columns, *columns, *asked], told)
+        found = _inserted(statement, [*columns, *columns, *asked], told)
         for row in found:
             before = row[:size] if row[0] is not None else None
             _add_upserted(table, before, row[size : 2 * size], rows)
         return [row[size:] for row in found]
-    told = f"RETURNING {_columns(compiler, [*columns, *asked])}"
-    if compiler.connection.vendor == "sqlite":
-        olds = _conflicting(compiler, table)
-        found = _insert_returning(compiler, [*columns, *asked], told)
+    told = f"RETURNING {statement.columns([*columns, *asked])}"
+    if statement.connection.vendor == "sqlite":
+        olds = _conflicting(statement)
+        found = _inserted(statement, [*columns, *asked], told)
     else:
-        olds, found = _upserted_unseen(compiler, table, [*columns, *asked], told)
+        olds, found = _upserted_unseen(statement, [*columns, *asked], told)
     for row in found:
         _add_upserted(table, olds.get(_key(table, row)), row[:size], rows)
     return [row[: size + len(asked)] for row in found]
 
 
 def _upserted_unseen(
-    compiler: Any,
-    table: Table | Link,
-    columns: Sequence[Any],
-    told: str,
+    statement: Statement, columns: Sequence[Any], told: str
 ) -> tuple[dict[Any, Any], list[Any]]:
     """Run an upsert of which it has to be found out what it updates; return old and new rows."""
+    table = statement.table
     for _ in range(_ATTEMPTS):
         try:
-            with transaction.atomic(using=compiler.using):
-                olds = _conflicting(compiler, table)
-                found = _insert_returning(compiler, columns, f"{told}, (xmax = 0)")
+            with transaction.atomic(using=statement.compiler.using):
+                olds = _conflicting(statement)
+                found = _inserted(statement, columns, f"{told}, (xmax = 0)")
                 if all(row[-1] or _key(table, row) in olds for row in found):
                     return olds, found
                 raise _UnseenError  # noqa: TRY301 - it is this error that undoes
@@ -365,8 +320,9 @@ def _add_upserted(
         rows.append(row)
 
 
-def _conflicting(compiler: Any, table: Table | Link) -> dict[Any, Any]:
+def _conflicting(statement: Statement) -> dict[Any, Any]:
     """Lock the rows that the given objects may conflict with, and return them by their keys."""
+    compiler, table = statement.compiler, statement.table
     unique = list(compiler.query.unique_fields)
     groups = [
         tuple(compiler.prepare_value(each, compiler.pre_save_val(each, obj)) for each in unique)
@@ -382,29 +338,29 @@ def _conflicting(compiler: Any, table: Table | Link) -> dict[Any, Any]:
         part = known[first : first + most]
         one = "(" + ", ".join(["%s"] * len(unique)) + ")"
         select = (
-            f"SELECT {_columns(compiler, table.columns)} FROM {name}"  # noqa: S608 - Django's own
+            f"SELECT {statement.columns(table.columns)} FROM {name}"  # noqa: S608 - Django's own
             f" WHERE ({names}) IN (VALUES {', '.join([one] * len(part))})"
         )
         params = [value for group in part for value in group]
-        found += _lock(compiler, table.columns, select, params)
+        found += _lock(statement, table.columns, select, params)
     return {_key(table, row): row for row in found}
 
 
 def _lock(
-    compiler: Any,
+    statement: Statement,
     columns: Sequence[Any],
     select: str,
     params: Sequence[Any],
 ) -> list[Any]:
     """Select rows so that nobody else changes them before this transaction ends."""
-    if compiler.connection.vendor == "postgresql":
+    if statement.connection.vendor == "postgresql":
         select += " FOR UPDATE"
     else:
         # A reader that becomes a writer fails at once where another wrote in between;
         # a writer waits for its turn.
-        with compiler.connection.cursor() as cursor:
+        with statement.connection.cursor() as cursor:
             cursor.execute(_WRITE_LOCK)
-    return _converted(compiler, columns, _run(compiler, select, params))
+    return statement.converted(columns, statement.run(select, params))
 
 
 def _is_one(compiler: Any, table: Table | Link) -> bool:
@@ -436,37 +392,14 @@ def _among(
     return f"({names}) IN (VALUES {', '.join([one] * len(keys))})", params
 
 
-def _insert_returning(compiler: Any, columns: Sequence[Any], told: str) -> list[Any]:
-    found: list[Any] = []
+def _inserted(statement: Statement, columns: Sequence[Any], told: str) -> list[Any]:
+    """Run an INSERT with *told* at its end, which returns *columns*."""
+    compiler = statement.compiler
     compiler.returning_fields = None
+    found: list[Any] = []
     for sql, params in compiler.as_sql():
-        found += _converted(compiler, columns, _run(compiler, f"{sql} {told}", params))
+        found += statement.converted(columns, statement.run(f"{sql} {told}", params))
     return found
-
-
-def _returned(compiler: Any, columns: Sequence[Any], names: str) -> list[Any]:
-    return _insert_returning(compiler, columns, f"RETURNING {names}")
-
-
-def _run(compiler: Any, sql: str, params: Sequence[Any]) -> list[Any]:
-    with compiler.connection.cursor() as cursor:
-        cursor.execute(sql, tuple(params))
-        return list(cursor.fetchall())
-
-
-def _columns(compiler: Any, fields: Sequence[Any], alias: str | None = None) -> str:
-    quote = compiler.connection.ops.quote_name
-    of = quote(compiler.query.model._meta.db_table) if alias is None else alias
-    return ", ".join(f"{of}.{quote(each.column)}" for each in fields)
-
-
-def _converted(compiler: Any, fields: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
-    """Return *rows* as Django would read them; what stands after *fields* stays as it is."""
-    if not rows:
-        return []
-    name = compiler.query.model._meta.db_table
-    converters = compiler.get_converters([each.get_col(name) for each in fields])
-    return list(compiler.apply_converters(rows, converters)) if converters else list(rows)
 
 
 def _tells_old(connection: Any) -> bool:

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from indelible.frameworks.django.compilers import write_bodies
+from indelible.frameworks.django import statements
 from indelible.outbox import pack_events
 from indelible.recorder import build, complete
 
@@ -29,4 +29,4 @@ def record(action: str, *, using: str = "default", **fields: Any) -> str:
 def write(event: Event, *, using: str = "default") -> None:
     """Write a whole *event* into the outbox of *using*; the context fills what it does not say."""
     body = pack_events([complete(event)], at=datetime.now(UTC), entropy=os.urandom(12))
-    write_bodies(using, [body])
+    statements.write(using, [body])

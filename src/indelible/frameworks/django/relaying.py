@@ -13,7 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 
 import indelible
-from indelible.context import current, to_message
 from indelible.errors import IndelibleError
 from indelible.frameworks.django.settings import Settings
 from indelible.outboxes.postgresql import PostgresqlOutbox
@@ -167,12 +166,6 @@ class _InProcess:
                     return
         finally:
             source.close()
-
-
-def hand_context(connection: Any) -> None:
-    """Tell the triggers of PostgreSQL who acts, for the rest of this transaction."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('indelible.context', %s, true)", (to_message(current()),))
 
 
 def stop() -> None:
