@@ -320,7 +320,7 @@ def test_every_setting_is_documented() -> None:
     for path in MODULES.values():
         text = path.read_text("utf-8")
         settings.update(re.findall(r"\bINDELIBLE_[A-Z_]+\b", text))
-        settings.update(re.findall(r"environ(?:\.get)?[\[(]\"([A-Z_]+)\"", text))
+        settings.update(re.findall(r"os\.environ(?:\.get)?[\[(]\"([A-Z_]+)\"", text))
     docs = "\n".join(
         path.read_text("utf-8")
         for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]

@@ -109,6 +109,35 @@ def begun(work: Work) -> Iterator[Work]:
         _current.reset(token)
 
 
+class Steps:
+    """
+    Runs *work* in steps, each in the context in which the one before it ended.
+
+    For what a thread turns to again and again, with other work between: a response that
+    is streamed. A `context()` block that begins in one step may end in a later one.
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self, work: Work) -> None:
+        self._state: tuple[Work | None, Context] = (work, _NOTHING)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Go on with the work inside the block."""
+        token = _current.set(self._state)
+        try:
+            yield
+        finally:
+            self._state = _current.get()
+            _current.reset(token)
+
+
+def is_current(work: Work) -> bool:
+    """Tell whether *work* is the work in progress."""
+    return _current.get()[0] is work
+
+
 def authenticated(actor: Actor | str, *, session: str | None = None) -> None:
     """
     Name who acts in the work in progress, from now to its end, in all its threads and tasks.
@@ -159,7 +188,7 @@ def from_message(text: str | bytes) -> Context:
     Read what `to_message` wrote.
 
     Whoever can send messages can write anything into one, so its actor is marked as
-    asserted.
+    asserted, and it brings no approval.
 
     Raises:
         Malformed: It is no context.
@@ -168,10 +197,10 @@ def from_message(text: str | bytes) -> Context:
         context = _decode(text)
     except (msgspec.MsgspecError, InvalidEvent, UnicodeError, RecursionError) as error:
         raise Malformed(f"context of a message: {error}") from error
-    if context.actor is None:
-        return context
-    asserted = msgspec.structs.replace(context.actor, asserted=True)
-    return msgspec.structs.replace(context, actor=asserted)
+    actor = context.actor
+    if actor is not None:
+        actor = msgspec.structs.replace(actor, asserted=True)
+    return msgspec.structs.replace(context, actor=actor, approval=None)
 
 
 _encode = msgspec.json.Encoder().encode

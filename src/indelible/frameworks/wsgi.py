@@ -8,19 +8,17 @@ while the application runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from indelible.context import Context, Work, _current
+from indelible.context import Steps, Work, is_current
 from indelible.frameworks.web import Proxies, context_of, given_actor, given_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from indelible.context import Context
     from indelible.event import Actor, Service
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 WORK = "indelible.work"
 """Where the environment of a request holds its `Work`."""
@@ -60,12 +58,13 @@ class AuditMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Have *app* answer, with a `Work` begun."""
-        if WORK in environ and environ[WORK] is _current.get()[0]:
+        if WORK in environ and is_current(environ[WORK]):
             return self.app(environ, start_response)
         context = environ_context(environ, proxies=self._proxies, service=self._service)
         work = environ[WORK] = Work(context, lambda: self._who(environ))
-        steps = _Steps(work)
-        body = steps.run(self.app, environ, start_response)
+        steps = Steps(work)
+        with steps.step():
+            body = self.app(environ, start_response)
         return body if _is_complete(body, environ) else _Body(body, steps)
 
     def _who(self, environ: WSGIEnvironment) -> Actor | None:
@@ -98,27 +97,10 @@ def _is_complete(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
     return is_file or type(body) in {list, tuple}
 
 
-class _Steps:
-    """Runs a work in steps: each goes on in the context in which the one before it ended."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self, work: Work) -> None:
-        self._state: tuple[Work | None, Context] = (work, Context())
-
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        token = _current.set(self._state)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            self._state = _current.get()
-            _current.reset(token)
-
-
 class _Body:
     """A response that is read and closed within the context of its request."""
 
-    def __init__(self, body: Iterable[bytes], steps: _Steps) -> None:
+    def __init__(self, body: Iterable[bytes], steps: Steps) -> None:
         self._body = body
         self._steps = steps
         self._chunks: Iterator[bytes] | None = None
@@ -127,12 +109,14 @@ class _Body:
         return self
 
     def __next__(self) -> bytes:
-        if self._chunks is None:
-            self._chunks = self._steps.run(iter, self._body)
-        return self._steps.run(next, self._chunks)
+        with self._steps.step():
+            if self._chunks is None:
+                self._chunks = iter(self._body)
+            return next(self._chunks)
 
     def close(self) -> None:
         """Close the application's response."""
         close: Any = getattr(self._body, "close", None)
         if close is not None:
-            self._steps.run(close)
+            with self._steps.step():
+                close()

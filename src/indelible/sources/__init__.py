@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "STDIN", "Found", "Item", "Rejected", "derived_id", "open_source"]
 
-FORMATS = ("cloudtrail", "git", "jsonl")
+FORMATS = ("auditlog", "cloudtrail", "git", "jsonl", "pghistory", "simple_history")
 """What can be imported; each format is a module of this package."""
 
 STDIN = "-"
@@ -85,7 +85,7 @@ def open_source(
 
     Args:
         format: One of `FORMATS`.
-        paths: Files, or repositories for ``git``; ``-`` is standard input.
+        paths: Files, repositories for ``git``, or URLs of databases; ``-`` is standard input.
         stdin: Stands in for the standard input of the process.
 
     Raises:

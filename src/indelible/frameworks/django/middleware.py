@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from indelible.context import Work, begun
+from indelible.context import Steps, Work, begun
 from indelible.frameworks.django.settings import Settings
 from indelible.frameworks.web import Proxies, context_of, given_service, session_of
 
@@ -82,10 +82,10 @@ def _within(work: Work, response: Any) -> Any:
 
 
 def _parts(work: Work, content: Any) -> Any:
-    iterator = iter(content)
+    iterator, steps = iter(content), Steps(work)
     while True:
         # Between two parts the thread may do something for another request.
-        with begun(work):
+        with steps.step():
             try:
                 part = next(iterator)
             except StopIteration:
@@ -94,9 +94,9 @@ def _parts(work: Work, content: Any) -> Any:
 
 
 async def _async_parts(work: Work, content: Any) -> Any:
-    iterator = aiter(content)
+    iterator, steps = aiter(content), Steps(work)
     while True:
-        with begun(work):
+        with steps.step():
             try:
                 part = await anext(iterator)
             except StopAsyncIteration:
