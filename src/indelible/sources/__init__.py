@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "STDIN", "Found", "Item", "Rejected", "derived_id", "open_source"]
 
-FORMATS = ("auditlog", "cloudtrail", "git", "jsonl", "pghistory", "simple_history")
+FORMATS = ("cloudtrail", "git", "jsonl", "auditlog", "pghistory", "simple_history")
 """What can be imported; each format is a module of this package."""
 
 STDIN = "-"
