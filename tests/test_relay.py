@@ -208,6 +208,28 @@ def test_batches_bound_what_is_claimed_at_a_time(trail: Trail, url: str, outbox:
     assert [str(number) for number in range(7)] == moved(trail)
 
 
+def test_large_rows_are_read_one_by_one(
+    trail: Trail, url: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much a claim holds, no more of it is unpacked at a time than fits."""
+    sizes: list[int] = []
+
+    def record(events: Sequence[Event], *, may_lose: bool) -> int:
+        sizes.append(len(events))
+        return trail.record_many(events, may_lose=may_lose)
+
+    bodies = [statement(1), statement(2), statement(*range(3, 40)), statement(40), "poison"]
+    monkeypatch.setattr("indelible.relay.PORTION", 2 * len(bodies[0]) + 10)
+    write(url, *bodies)
+    failing = Failing(trail, outbox, record=record)
+
+    done = Relay(failing, failing).move()
+
+    assert [2, 37, 1] == sizes
+    assert Done(rows=5, events=40, quarantined=1) == done
+    assert [str(number) for number in range(1, 41)] == moved(trail)
+
+
 def test_whole_events_are_moved_as_they_were_recorded(
     trail: Trail, url: str, outbox: Outbox
 ) -> None:

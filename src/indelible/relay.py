@@ -19,15 +19,18 @@ from indelible.outbox import unpack
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     from indelible.event import Event
-    from indelible.outbox import Outbox
+    from indelible.outbox import Claim, Outbox
 
 BATCH = 100
 """Rows of the outbox that are moved at a time."""
+
+PORTION = 4 * 1024 * 1024
+"""Characters of rows that are read at a time, if more than one row is."""
 
 _LEAST_PAUSE, _MOST_PAUSE = 0.5, 30.0
 
@@ -112,20 +115,26 @@ class Relay:
                 is lost, and to repeat it doubles nothing.
         """
         with self._trail.relay_lock(), self._outbox.claim(self._batch) as claim:
-            groups: list[tuple[int, list[Event]]] = []
-            refused: dict[int, str] = {}
-            for number, text in claim.rows:
-                try:
-                    groups.append((number, unpack(text)))
-                except (Malformed, InvalidEvent) as error:
-                    refused[number] = str(error)
-            events = [event for _, group in groups for event in group]
-            recorded, repeated = self._record(events, groups, refused)
-            for number, why in refused.items():
-                claim.quarantine(number, why)
+            done = Done()
+            for rows in _portions(claim.rows):
+                done = done.plus(self._move(rows, claim))
             # Crash here, or in the commit that ends the claim: the rows wait again, and
             # their events are found in the trail.
-            return Done(len(claim.rows), recorded, repeated, len(refused))
+            return done
+
+    def _move(self, rows: Sequence[tuple[int, str]], claim: Claim) -> Done:
+        groups: list[tuple[int, list[Event]]] = []
+        refused: dict[int, str] = {}
+        for number, text in rows:
+            try:
+                groups.append((number, unpack(text)))
+            except (Malformed, InvalidEvent) as error:
+                refused[number] = str(error)
+        events = [event for _, group in groups for event in group]
+        recorded, repeated = self._record(events, groups, refused)
+        for number, why in refused.items():
+            claim.quarantine(number, why)
+        return Done(len(rows), recorded, repeated, len(refused))
 
     def drain(self) -> Done:
         """
@@ -210,6 +219,17 @@ class Relay:
         for event_id in self._trail.recorded(list(by_id)):
             del by_id[event_id]
         return list(by_id.values())
+
+
+def _portions(rows: Sequence[tuple[int, str]]) -> Iterator[Sequence[tuple[int, str]]]:
+    first = size = 0
+    for place, (_, text) in enumerate(rows):
+        if place > first and size + len(text) > PORTION:
+            yield rows[first:place]
+            first, size = place, 0
+        size += len(text)
+    if rows:
+        yield rows[first:]
 
 
 def lag_of(outbox: Outbox, now: datetime) -> Lag:

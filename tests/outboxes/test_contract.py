@@ -281,6 +281,24 @@ def test_a_server_that_goes_away_within_a_claim_loses_nothing(on_a_server: Datab
     outbox.close()
 
 
+def test_a_role_with_few_rights_suffices(on_a_server: Database) -> None:
+    """Whoever runs the relay need not be able to do anything else in the database."""
+    role = f"relay_{on_a_server.url.partition('/test_')[2].partition('?')[0]}"
+    with psycopg.connect(on_a_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{role}" LOGIN')
+        connection.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON indelible_outbox TO "{role}"')
+    on_a_server.write("a", "poison")
+    outbox = open_outbox(on_a_server.url.replace("://postgres:", f"://{role}:"))
+
+    with outbox.claim(100) as claim:
+        claim.quarantine(claim.rows[1][0], "no event")
+
+    assert (0, None, 1) == outbox.waiting()
+    assert 1 == outbox.release()
+    assert ["poison"] == bodies(outbox)
+    outbox.close()
+
+
 def test_rows_come_in_the_order_of_their_commits(postgresql_18: Server) -> None:
     """
     Where the server keeps the times, who committed first comes first.
@@ -352,6 +370,24 @@ def test_a_text_that_is_none_holds_up_no_other(tmp_path: Path, literal: str) -> 
 def test_another_kind_of_database_is_refused(url: str) -> None:
     """The message names what is expected, and shows nothing of a password."""
     with pytest.raises(CallerError, match="expected postgresql://") as caught:
+        open_outbox(url)
+
+    assert "pw-7" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://alice:pw-7%@db/shop",
+        "postgresql://alice:p@pw-7@db/shop",
+        "postgresql://alice:p/pw-7@db/shop",
+        "postgresql://alice:pw-7/p@db/shop",
+        "postgresql://alice:p@[pw-7/shop",
+    ],
+)
+def test_a_password_that_breaks_the_url_is_not_shown(url: str) -> None:
+    """The driver would show what it took for a host or a port."""
+    with pytest.raises(CallerError, match="cannot be read") as caught:
         open_outbox(url)
 
     assert "pw-7" not in str(caught.value)
