@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 import pytest
+import sqlalchemy
 from psycopg import sql
 
 from indelible.capture import MOST, SECRET, Tracked, exact, key_text
@@ -788,6 +789,8 @@ def test_any_context_is_taken_as_it_is(unchanged: Connection, setting: str) -> N
 def test_who_captures_elsewhere_switches_the_triggers_off(connection: Connection) -> None:
     """What an ORM has captured is not told twice, and what comes after is told again."""
     with triggers.switched_off(connection):
+        with triggers.switched_off(connection):
+            pass
         connection.execute("INSERT INTO invoice VALUES (1, 'a', 1)")
     connection.execute("INSERT INTO invoice VALUES (2, 'a', 1)")
     with (
@@ -961,6 +964,38 @@ def test_what_is_installed_can_be_listed_replaced_and_removed(connection: Connec
     assert (1,) == connection.execute(
         "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture_%'"
     ).fetchone()
+
+
+def test_a_migration_of_sqlalchemy_installs_them(url: str) -> None:
+    """The connection under SQLAlchemy's, as Alembic has it, is one to install with."""
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as bind:
+        bind.execute(sqlalchemy.text("CREATE TABLE invoice (id int PRIMARY KEY)"))
+        triggers.install(bind.connection, "invoice", tracked=INVOICE)
+        triggers.set_context(bind.connection, ALICE)
+        bind.execute(sqlalchemy.text("INSERT INTO invoice VALUES (1)"))
+        with triggers.switched_off(bind.connection):
+            bind.execute(sqlalchemy.text("INSERT INTO invoice VALUES (2)"))
+    engine.dispose()
+
+    with psycopg.connect(url) as connection:
+        assert [("invoice:1", "user:alice")] == [
+            (str(event.resource), str(event.actor)) for event in events(connection)
+        ]
+
+
+def test_a_plan_for_one_row_serves_for_many(connection: Connection) -> None:
+    """A session that began with small statements is not slowed down by a large one."""
+    for n in range(-8, 0):
+        connection.execute("INSERT INTO invoice VALUES (%s, 'a', 1)", (n,))
+        connection.execute("UPDATE invoice SET status = 'b' WHERE id = %s", (n,))
+    events(connection)
+    connection.execute("SET LOCAL statement_timeout = '20s'")
+
+    connection.execute("INSERT INTO invoice SELECT n, 'a', 1 FROM generate_series(1, 20000) AS n")
+    connection.execute("UPDATE invoice SET status = 'c'")
+
+    assert 40_008 == len(events(connection))
 
 
 def test_where_nothing_is_installed_nothing_is_removed(url: str) -> None:

@@ -11,7 +11,7 @@ transaction: they neither commit nor roll back.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,9 @@ def set_context(connection: Any, context: Context | None = None) -> None:  # noq
     Args:
         context: By default that of the work in progress.
     """
-    _set(connection, "indelible.context", to_message(current() if context is None else context))
+    text = to_message(current() if context is None else context)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.set_config('indelible.context', %s, true)", (text,))
 
 
 @contextmanager
@@ -201,29 +203,25 @@ def switched_off(connection: Any) -> Iterator[None]:  # noqa: ANN401 - of any dr
     role without the right to insert into the outbox. Only the transaction of now is
     meant: one that begins inside the block is captured.
     """
-    _set(connection, "indelible.capture", "off")
+    before = _capture(connection, "off")
     try:
         yield
     except BaseException:
-        # Of a transaction that has failed nothing is left but its roll-back, which takes
-        # the setting back.
-        if not _failed(connection):
-            _set(connection, "indelible.capture", "on")
+        # Where the transaction has failed this does, too: nothing is left of it but its
+        # roll-back, which takes the setting back.
+        with suppress(Exception):
+            _capture(connection, before)
         raise
-    _set(connection, "indelible.capture", "on")
+    _capture(connection, before)
 
 
-def _set(connection: Any, name: str, value: str) -> None:  # noqa: ANN401
+def _capture(connection: Any, value: str) -> str:  # noqa: ANN401
+    """Set whether the triggers work until the transaction ends; return what was set."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
-
-
-def _failed(connection: Any) -> bool:  # noqa: ANN401
-    # Both psycopg and psycopg2 know it without asking the server.
-    return bool(connection.info.transaction_status == _IN_ERROR)
-
-
-_IN_ERROR = 3  # libpq's PQTRANS_INERROR
+        cursor.execute("SELECT pg_catalog.current_setting('indelible.capture', true)")
+        before = cursor.fetchone()[0]
+        cursor.execute("SELECT pg_catalog.set_config('indelible.capture', %s, true)", (value,))
+    return before or ""
 
 
 def _find(cursor: Any, table: str, schema: str | None) -> int:  # noqa: ANN401

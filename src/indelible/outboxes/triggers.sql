@@ -511,12 +511,13 @@ $$;
 CREATE OR REPLACE FUNCTION indelible.install(relation regclass, options jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    name text := format('indelible.capture_%s', relation::oid);
-    before oid;
+    name text;
     event text;
 BEGIN
-    SELECT tgfoid INTO before FROM pg_trigger
+    SELECT tgfoid::regproc INTO name FROM pg_trigger
     WHERE tgrelid = relation AND tgname = 'indelible_insert' AND NOT tgisinternal;
+    -- Neither by name nor by number: another table may have that one after a restore.
+    name := coalesce(name, 'indelible.capture_' || replace(gen_random_uuid()::text, '-', ''));
     EXECUTE format($sql$
         CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
@@ -558,9 +559,6 @@ BEGIN
                 WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows' ELSE '' END,
             name, options::text);
     END LOOP;
-    IF before <> to_regproc(name)::oid THEN  -- of a table that was restored under a new number
-        EXECUTE format('DROP FUNCTION %s', before::regprocedure);
-    END IF;
 END $$;
 
 -- Take the triggers off a table; tell whether there were any.
