@@ -504,6 +504,28 @@ def test_secret_and_excluded_fields_stay_out(connection: Connection) -> None:
     ] == [told(event) for event in events(connection)]
 
 
+def test_a_column_is_called_as_the_orm_calls_it(connection: Connection) -> None:
+    """A field has one name in the trail, whichever way its change came."""
+    connection.execute("CREATE TABLE note (id int PRIMARY KEY, owner_id int)")
+    triggers.install(
+        connection,
+        "note",
+        tracked=Tracked(type="note", exclude=frozenset({"id"})),
+        names={"owner_id": 'the "owner"'},
+    )
+
+    connection.execute("INSERT INTO note VALUES (1, 7)")
+    connection.execute("UPDATE note SET owner_id = 8")
+
+    assert [
+        ("note.create", "1", {'the "owner"': {"new": 7}}),
+        ("note.update", "1", {'the "owner"': {"old": 7, "new": 8}}),
+    ] == [told(event) for event in events(connection)]
+    assert [{}, {"owner_id": 'the "owner"'}] == [
+        found.names for found in triggers.installed(connection)
+    ]
+
+
 @pytest.mark.parametrize(
     ("kinds", "values"),
     [
@@ -955,8 +977,10 @@ def test_what_is_installed_can_be_listed_replaced_and_removed(connection: Connec
     connection.execute("INSERT INTO invoice VALUES (1, 'a', 1)")
 
     assert [
-        triggers.Installed(schema="public", table="invoice", tracked=INVOICE, key=("id",)),
-        triggers.Installed(schema="shop", table="invoice", tracked=tracked, key=("no",)),
+        triggers.Installed(
+            schema="public", table="invoice", tracked=INVOICE, key=("id",), names={}
+        ),
+        triggers.Installed(schema="shop", table="invoice", tracked=tracked, key=("no",), names={}),
     ] == found
     assert [True, False] == removed
     assert found[1:] == triggers.installed(connection)
@@ -1028,6 +1052,7 @@ def test_another_key_needs_a_unique_index(connection: Connection) -> None:
         ("shown", {}, "found that 'shown' is none"),
         ("invoice", {"exclude": frozenset({"nothing"})}, "invoice: found no column 'nothing'"),
         ("invoice", {"secret": frozenset({"Status"})}, "invoice: found no column 'Status'"),
+        ("invoice", {"secret": frozenset({"id"})}, "invoice: found the secret 'id' in its key"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(

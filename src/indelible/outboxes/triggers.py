@@ -20,12 +20,12 @@ import msgspec
 from indelible.capture import Tracked
 from indelible.context import current, to_message
 from indelible.errors import CallerError
-from indelible.event import Resource, check_action
+from indelible.event import Resource, check_action, check_text
 from indelible.outbox import TABLE
 from indelible.outboxes.postgresql import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from indelible.context import Context
 
@@ -68,12 +68,14 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: Columns that make the id of a resource.
+        names: Of columns that are called otherwise in the trail.
     """
 
     schema: str
     table: str
     tracked: Tracked
     key: tuple[str, ...]
+    names: dict[str, str]
 
 
 class _Numbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     outbox: str
     all: str
+    names: dict[str, str]
     key: list[str]
     exclude: list[str]
     secret: list[str]
@@ -102,6 +105,7 @@ def install(
     tracked: Tracked,
     schema: str | None = None,
     key: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """
     Put triggers on *table*, or replace those that are there; with its partitions.
@@ -112,30 +116,43 @@ def install(
 
     Args:
         table: Its name as it is, without quotes and without a schema.
+        tracked: What is told of it; its fields are columns.
         schema: By default the first on the search path that has the table.
         key: Columns that make the id of a resource; by default the primary key.
+        names: What columns are called in the trail, where an ORM gives them another name.
 
     Raises:
-        CallerError: There is no such table or column, no key, or the type is no name.
+        CallerError: There is no such table or column, no key, a secret one, or the type is no
+            name.
     """
     Resource(type=tracked.type, id="*")
     check_action(f"{tracked.type}.create")
+    for column, name in (names or {}).items():
+        check_text(f"names.{column}", name)
     with connection.cursor() as cursor:
         relation = _find(cursor, table, schema)
         key = _key(cursor, relation, table, key)
+        if hidden := tracked.secret.intersection(key):
+            raise CallerError(
+                f"{table}: found the secret {min(hidden)!r} in its key, expected another key: it"
+                " is the id of every event"
+            )
         outbox = _prepare(cursor)
         cursor.execute(_PARTITIONS, (relation,))
         # Of a table that is not partitioned, itself.
         parts = dict(cursor.fetchall()) or {relation: table}
         for part, name in parts.items():
             numbers = _numbers(cursor, part)
-            for column in sorted({*tracked.exclude, *tracked.secret, *tracked.personal}):
+            for column in sorted(
+                {*tracked.exclude, *tracked.secret, *tracked.personal, *(names or {})}
+            ):
                 if column not in numbers:
                     raise CallerError(f"{table}: found no column {column!r}, expected one")
             options = _Options(
                 type=tracked.type,
                 outbox=outbox,
                 all="*" if part == relation else f"*/{name}",
+                names=dict(names or {}),
                 key=list(key),
                 exclude=sorted(tracked.exclude),
                 secret=sorted(tracked.secret),
@@ -288,4 +305,10 @@ def _installed(schema: str, table: str, arguments: bytes) -> Installed:
         secret=frozenset(options.secret),
         personal=frozenset(options.personal),
     )
-    return Installed(schema=schema, table=table, tracked=tracked, key=tuple(options.key))
+    return Installed(
+        schema=schema,
+        table=table,
+        tracked=tracked,
+        key=tuple(options.key),
+        names=options.names,
+    )

@@ -387,8 +387,8 @@ $$;
 
 -- Write the statement that puts what happened to a table into the outbox.
 --
--- options: type, outbox, key, exclude, secret, and the last three once more as numbers, by
--- which a column is known after it was renamed.
+-- options: type, outbox, names, key, exclude, secret, and the last three once more as numbers,
+-- by which a column is known after it was renamed.
 CREATE OR REPLACE FUNCTION indelible.statement(relation oid, operation text, options jsonb)
 RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -429,7 +429,7 @@ BEGIN
                 ELSE format('indelible.key_part(%s)', id) END;
         END IF;
         CONTINUE WHEN c.is_excluded;
-        name := to_json(c.attname);
+        name := to_json(coalesce(options -> 'names' ->> c.attname::text, c.attname::text));
         IF c.is_secret THEN
             gone := gone || quote_literal(name || ':{"old":' || secret || '}');
             come := come || quote_literal(name || ':{"new":' || secret || '}');
