@@ -12,10 +12,10 @@ DEBIAN_FILES := /usr/include/stdio.h=libc6-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help system $(VENV) demo test coverage check fix bench soak lock clean
+.PHONY: help system $(VENV) demo demo-django demo-fastapi demo-flask test coverage check fix bench soak lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z$$().A-Z]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z$$().A-Z]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 system: ## Install the Debian packages that are missing (as root or with sudo)
 	@missing=""; \
@@ -49,6 +49,15 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: $(INSTALLED) ## Show what Indelible does
 	./demo/run
+
+demo-django: $(INSTALLED) ## Show a Django shop whose rows, users and jobs are audited
+	./demo/example django_shop SHOP_HOME manage.py demo
+
+demo-fastapi: $(INSTALLED) ## Show a FastAPI service with SQLAlchemy
+	./demo/example fastapi_service SERVICE_HOME demo.py
+
+demo-flask: $(INSTALLED) ## Show a Flask application with SQLAlchemy
+	./demo/example flask_app HELPDESK_HOME demo.py
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201 - a program that is run, and talks to whoever runs it
 """
 A small application with an audit trail: invoices that an approver must release.
 

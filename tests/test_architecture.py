@@ -38,7 +38,7 @@ LAYERS = {
     "sealed": ["entry", "plan", "approval", "disclosure", "seal", "terms"],
     "closed away": ["kek", "keyring", "box", "access", "vault"],
     "kept": ["segment", "store", "mark", "pins", "log", "custody", "writer", "closer"],
-    "the door": ["recorder", "outbox", "relay"],
+    "the door": ["recorder", "outbox", "relay", "background"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
     "governed": [

@@ -187,6 +187,25 @@ def exact(value: object) -> Any:  # noqa: ANN401, PLR0911 - any JSON
         return {"$repr": f"<{kind.__module__}.{kind.__qualname__}>"}
 
 
+def shown(value: object) -> str:
+    """Return *value*, as `exact` has made it, for people to read."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value:
+        mark, inner = next(iter(value.items()))
+        if value == SECRET:
+            return "(secret)"
+        if mark == "$sha256":
+            return f"SHA-256 {inner} of {value.get('size')} bytes"
+        if len(value) == 1 and mark in _TEXTS and isinstance(inner, str):
+            return inner
+    return msgspec.json.encode(value).decode("utf-8")
+
+
+_TEXTS = frozenset({"$float", "$int", "$repr", "$text", MEMBER})
+"""Marks whose text says it all."""
+
+
 def _exact(value: object, depth: int) -> Any:  # noqa: ANN401, C901, PLR0911 - any JSON
     if value is None or type(value) in (str, bool, int):
         return exact(value)

@@ -182,6 +182,10 @@ class Relay:
             if done.rows < self._batch:
                 stop.wait(poll)
 
+    def close(self) -> None:
+        """Let go of the outbox."""
+        self._outbox.close()
+
     def lag(self, now: datetime) -> Lag:
         """
         Return how far the trail is behind.

@@ -501,6 +501,8 @@ def test_the_pages_of_the_admin_show_the_trail_to_whoever_may(audit: Trail, tmp_
         missing = client.get("/admin/indelible/entry/user/99999/")
         refused = other.get("/admin/indelible/entry/")
 
+    (item,) = audit.search("action:product.update").items
+    assert item.recorded_at.strftime("%Y-%m-%d %H:%M:%S").encode() in listed.content
     assert (200, 404, 403) == (listed.status_code, missing.status_code, refused.status_code)
     assert b"product.update" in listed.content
     assert b"<del>1</del><ins>2</ins>" in history.content

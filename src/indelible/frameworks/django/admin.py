@@ -20,6 +20,7 @@ from django.utils.http import urlencode
 from msgspec import UNSET, json
 
 import indelible
+from indelible.capture import shown
 from indelible.errors import CallerError, IndelibleError, NotFound
 from indelible.frameworks.django.history import resource_of
 from indelible.frameworks.django.models import Entry
@@ -258,9 +259,7 @@ def _fields(item: Item) -> list[Line]:
 
 def _text(change: Change, side: str) -> str | None:
     value = getattr(change, side)
-    if value is UNSET:
-        return None
-    return value if isinstance(value, str) else json.encode(value).decode("utf-8")
+    return None if value is UNSET else shown(value)
 
 
 def _state(item: Item, place: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from functools import partial
@@ -13,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 
 import indelible
-from indelible.errors import IndelibleError
+from indelible.background import BackgroundRelay
 from indelible.frameworks.django.settings import Settings
 from indelible.outboxes.postgresql import PostgresqlOutbox
 from indelible.outboxes.sqlite import SqliteOutbox
@@ -23,18 +22,21 @@ if TYPE_CHECKING:
     from indelible import Trail
     from indelible.outbox import Outbox
 
-_log = logging.getLogger("indelible")
-_POLL = 5.0
-"""Seconds after which a relay looks without having been told: for what others left behind."""
+SELFTEST = "indelible-selftest"
+"""The database in memory in which the hooks are tried; nothing of it is real."""
 
 
 class _Process:
-    """What this process has open; another one, forked from it, begins anew."""
+    """What this process has open; the trail and its relays know of forks themselves."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.begin()
         self.trail: Trail | None = None
-        self.relays: dict[str, _InProcess] = {}
+        self.relays: dict[str, BackgroundRelay] = {}
+
+    def begin(self) -> None:
+        """Have a lock that no thread holds which is not here."""
+        self.lock = threading.Lock()
 
 
 _process = _Process()
@@ -91,7 +93,7 @@ def _connect_postgresql(using: str) -> Any:
 def written(using: str) -> None:
     """Take note that the transaction of this thread wrote into the outbox of *using*."""
     settings = Settings.read()
-    if not settings.relay or settings.trail is None:
+    if not settings.relay or settings.trail is None or using == SELFTEST:
         return
     connection = connections[using]
     # Once a transaction is enough.
@@ -117,55 +119,9 @@ def _kick(using: str) -> None:
         with _process.lock:
             relay = _process.relays.get(using)
             if relay is None:
-                relay = _process.relays[using] = _InProcess(using)
+                relay = BackgroundRelay(lambda: Relay(trail(), outbox(using)))
+                _process.relays[using] = relay
     relay.kick()
-
-
-class _InProcess:
-    """The thread that moves what one database holds."""
-
-    def __init__(self, using: str) -> None:
-        self._using = using
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name=f"indelible-relay-{using}", daemon=True
-        )
-        self._thread.start()
-
-    def kick(self) -> None:
-        """Let it look now."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """End it when it has moved what waits."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(timeout=30)
-
-    def _run(self) -> None:
-        source = outbox(self._using)
-        pause = 0.5
-        try:
-            while True:
-                self._wake.wait(_POLL)
-                stopping = self._stop.is_set()
-                self._wake.clear()
-                try:
-                    Relay(trail(), source).drain()
-                    pause = 0.5
-                except Exception as error:  # noqa: BLE001 - or nothing would be moved any more
-                    # Without its traceback, where values of rows may stand.
-                    said = str(error) if isinstance(error, IndelibleError) else type(error).__name__
-                    _log.warning("the relay of database %s waits: %s", self._using, said)
-                    if not stopping:
-                        self._stop.wait(pause)
-                        self._wake.set()
-                        pause = min(pause * 2, 30.0)
-                if stopping:
-                    return
-        finally:
-            source.close()
 
 
 def stop() -> None:
@@ -178,12 +134,5 @@ def stop() -> None:
         old.trail.close()
 
 
-def _after_fork_in_child() -> None:
-    global _process
-    # The trail may be used on both sides; it knows of forks itself.
-    open_trail, _process = _process.trail, _Process()
-    _process.trail = open_trail
-
-
 atexit.register(stop)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=lambda: _process.begin())

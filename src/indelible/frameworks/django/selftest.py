@@ -18,9 +18,9 @@ from django.db.models import F
 
 from indelible.frameworks.django import tracking
 from indelible.frameworks.django.models import Outbox
+from indelible.frameworks.django.relaying import SELFTEST
 from indelible.outbox import unpack
 
-_USING = "indelible-selftest"
 _EXPECTED = [
     ("sample.create", {"n": (None, 1)}),
     ("sample.update", {"n": (1, 2)}),
@@ -55,7 +55,7 @@ def run() -> None:
     Raises:
         ImproperlyConfigured: Something was not captured as it happened.
     """
-    connections.settings[_USING] = connections.configure_settings(
+    connections.settings[SELFTEST] = connections.configure_settings(
         {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
     )["default"]
     tracking.track(type="sample")(Sample)
@@ -68,9 +68,9 @@ def run() -> None:
     finally:
         tracking.forget(Sample)
         # Django leaves a database in memory open for as long as the process is there.
-        connections[_USING].connection.close()
-        del connections[_USING]
-        del connections.settings[_USING]
+        connections[SELFTEST].connection.close()
+        del connections[SELFTEST]
+        del connections.settings[SELFTEST]
     if found != _EXPECTED:
         missing = [each for each in _EXPECTED if each not in found]
         raise ImproperlyConfigured(
@@ -81,10 +81,10 @@ def run() -> None:
 
 
 def _written() -> list[tuple[str, dict[str, Any]]]:
-    with connections[_USING].schema_editor() as editor:
+    with connections[SELFTEST].schema_editor() as editor:
         editor.create_model(Outbox)
         editor.create_model(Sample)
-    rows = Sample.objects.using(_USING)
+    rows = Sample.objects.using(SELFTEST)
     first = rows.create(n=1)
     first.n = 2
     first.save()
@@ -100,7 +100,7 @@ def _written() -> list[tuple[str, dict[str, Any]]]:
     )
     third.delete()
     rows.order_by("pk").filter(n__gt=0).delete()
-    bodies = Outbox.objects.using(_USING).order_by("seq").values_list("body", flat=True)
+    bodies = Outbox.objects.using(SELFTEST).order_by("seq").values_list("body", flat=True)
     return [
         (event.action, {name: _pair(change) for name, change in (event.changes or {}).items()})
         for body in bodies
