@@ -29,7 +29,7 @@ from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, Grouping
 from sqlalchemy.sql.lambdas import StatementLambdaElement
-from sqlalchemy.sql.selectable import CTE
+from sqlalchemy.sql.selectable import CTE, FromClause, TableClause
 
 from indelible.errors import StoreError
 from indelible.frameworks.sqlalchemy.inserts import (
@@ -439,10 +439,19 @@ def _pending(clause: Any) -> Pending | None:  # noqa: ANN401 - whatever is execu
 
 def _nests(clause: UpdateBase) -> bool:
     """Tell whether another change stands inside *clause*, which must not be made twice."""
-    return any(
-        isinstance(element, CTE) and isinstance(element.element, UpdateBase)
-        for element in visitors.iterate(clause)
-    )
+    todo: list[Any] = [clause, *clause._independent_ctes]  # noqa: SLF001 - it has no public name
+    seen = set()
+    while todo:
+        for element in visitors.iterate(todo.pop()):
+            if isinstance(element, CTE) and isinstance(element.element, UpdateBase):
+                return True
+            source = getattr(element, "table", None)
+            # A column does not lead to what it is of.
+            if not isinstance(source, TableClause) and isinstance(source, FromClause):
+                if source not in seen:
+                    todo.append(source)
+                seen.add(source)
+    return False
 
 
 def _said_by(clause: UpdateBase) -> Unparsed:

@@ -103,6 +103,9 @@ def undone(connection: Connection) -> Iterator[None]:
         yield
     except BaseException:
         transaction = connection.get_transaction()
-        if transaction is not None:
-            transaction.rollback()
+        if transaction is not None and transaction.is_active:
+            # As after a commit that failed: whoever has begun it has to end it, and no
+            # later statement slips into a transaction of its own.
+            transaction._connection_rollback_impl()  # noqa: SLF001 - rollback() would end it
+            transaction._deactivate_from_connection()  # noqa: SLF001
         raise
