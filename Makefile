@@ -3,12 +3,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
+# Django 6 needs a newer Python than Debian 12 has: whatever is here and new enough.
+OTHER := .venv-other
+NEWER = $(or $(shell for each in python3.14 python3.13 python3.12 $(PYTHON) \
+	$(HOME)/.pyenv/versions/3.1[2-9]*/bin/python3; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
+	&& echo $$each && break; done),$(PYTHON))
+
 # What must be on the machine, as command=package. Installed only where missing.
 DEBIAN_PACKAGES := git=git python3=python3 cc=gcc
 # The same for modules that Debian splits from Python, as module=package.
 DEBIAN_MODULES := ensurepip=python3-venv
 # And for files: the tests that replay a power loss compile a small recorder.
 DEBIAN_FILES := /usr/include/stdio.h=libc6-dev
+
+# What is tested with other versions of Django and SQLAlchemy as well.
+VERSIONS := $(wildcard tests/frameworks/test_django*.py tests/frameworks/test_sqlalchemy*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -43,8 +53,15 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.12" >&2; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(OTHER)/installed: requirements-versions.lock pyproject.toml $(INSTALLED)
+	@$(NEWER) -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
+		|| echo "No Python 3.12 or later is here, so Django 6 is not tested." >&2
+	[ -x $(OTHER)/bin/python ] || $(NEWER) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-versions.lock
 	@touch $@
 
 demo: $(INSTALLED) ## Show what Indelible does
@@ -59,8 +76,9 @@ demo-fastapi: $(INSTALLED) ## Show a FastAPI service with SQLAlchemy
 demo-flask: $(INSTALLED) ## Show a Flask application with SQLAlchemy
 	./demo/example flask_app HELPDESK_HOME demo.py
 
-test: $(INSTALLED) ## Run the tests
+test: $(INSTALLED) $(OTHER)/installed ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONPATH=src $(OTHER)/bin/python -m pytest -n 2 --dist loadfile $(VERSIONS)
 
 coverage: $(INSTALLED) ## Run the tests and report branch coverage, which takes half as long again
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
@@ -84,7 +102,10 @@ lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
 		--extra cli --extra kms --group dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
+		--group versions --output-file requirements-versions.lock pyproject.toml
 
 clean: ## Remove the environment, caches and what was built
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OTHER) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import django
 import pytest
 
 import indelible
@@ -264,6 +265,8 @@ def test_the_public_names_are_those_that_can_be_imported() -> None:
 
 def test_every_module_can_be_imported() -> None:
     """No module needs more than what the package declares."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.frameworks.django_project.settings")
+    django.setup()
     for module in MODULES:
         if module != "__main__":
             importlib.import_module(f"indelible.{module}".removesuffix(".__init__"))

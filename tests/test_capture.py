@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -27,7 +28,7 @@ from indelible.capture import (
     key_text,
     updated,
 )
-from indelible.event import Change, plain
+from indelible.event import Change, Resource, plain
 
 INVOICE = Tracked(type="invoice", secret=frozenset({"card"}))
 
@@ -236,3 +237,26 @@ def test_a_primary_key_has_one_text(key: list[object], text: str) -> None:
 def test_two_composite_keys_have_two_texts(one: list[str], other: list[str]) -> None:
     """The history of one row never holds that of another."""
     assert (one == other) == (key_text(one) == key_text(other))
+
+
+def test_a_number_of_endless_digits_is_kept_as_a_digest() -> None:
+    """Python itself does not write such a number; the row is captured all the same."""
+    assert {"$sha256", "size"} == exact(10**5_000).keys()
+
+
+@pytest.mark.parametrize("key", [["k" * 2_000], ["k" * 600, "l" * 600], ["%" * 600, 1]])
+def test_a_key_that_is_too_long_for_an_id_is_a_digest(key: list[object]) -> None:
+    """A row with such a key is captured and found under it, and not put aside."""
+    text = key_text(key)
+
+    assert re.fullmatch(r'\{"\$sha256":"[0-9a-f]{64}","size":[0-9]+\}', text)
+    assert text != key_text([*key[:-1], "m" * 2_000])
+
+
+@given(st.lists(SCALARS, min_size=1, max_size=3))
+def test_every_key_is_an_id(key: list[object]) -> None:
+    """No value of a primary key can keep its row from being captured."""
+    text = key_text(key)
+
+    assert text == Resource(type="invoice", id=text).id
+    assert text.encode()

@@ -45,6 +45,7 @@ SECRET: dict[str, Any] = {"$secret": True}
 MEMBER = "$member"
 """The mark of one value among several that a field has."""
 
+_MOST_KEY = 900
 _MOST_INT, _LEAST_INT = 2**64 - 1, -(2**63)
 
 
@@ -151,9 +152,14 @@ def key_text(values: Iterable[object]) -> str:
     sign, of their own as in a URL.
     """
     parts = [_key_part(value) for value in values]
-    if len(parts) == 1:
-        return parts[0]
-    return ",".join(part.replace("%", "%25").replace(",", "%2C") for part in parts)
+    if len(parts) > 1:
+        parts = [part.replace("%", "%25").replace(",", "%2C") for part in parts]
+    text = ",".join(parts)
+    if len(text) <= _MOST_KEY:
+        return text
+    # An id has its bounds; the triggers of PostgreSQL write the same.
+    digest = _digest(text.encode("utf-8", "surrogatepass"))
+    return msgspec.json.encode(digest).decode("utf-8")
 
 
 def _key_part(value: object) -> str:
@@ -164,8 +170,7 @@ def _key_part(value: object) -> str:
     else:
         form = exact(value)
         part = form if isinstance(form, str) else msgspec.json.encode(form).decode("utf-8")
-    # An id has to be something, and has its bounds.
-    return part if 0 < len(part) <= 900 else str(exact(part) if part else "''")  # noqa: PLR2004
+    return _escaped(part) or "''"  # an id has to be something
 
 
 def exact(value: object) -> Any:  # noqa: ANN401, PLR0911 - any JSON
@@ -180,7 +185,9 @@ def exact(value: object) -> Any:  # noqa: ANN401, PLR0911 - any JSON
     if kind is int:
         if _LEAST_INT <= value <= _MOST_INT:  # type: ignore[operator]
             return value
-        return {"$int": str(value)}
+        # Python writes no number of more than a few thousand digits.
+        few = value.bit_length() <= MOST  # type: ignore[attr-defined]
+        return {"$int": str(value)} if few else _digest(hex(value).encode())  # type: ignore[arg-type]
     try:
         return _exact(value, 0)
     except Exception:  # noqa: BLE001 - whatever a type of the application raises when asked

@@ -93,10 +93,23 @@ _current: ContextVar[tuple[Work | None, Context]] = ContextVar(
 )
 
 
+_tracing: Callable[[], Trace | None] | None = None
+
+
 def current() -> Context:
     """Return the context of the work in progress, as it is now."""
     work, given = _current.get()
-    return given if work is None else _over(given, work.frozen())
+    found = given if work is None else _over(given, work.frozen())
+    # A block that names a trace means it; a request's header knows less than a tracer.
+    if _tracing is not None and given.trace is None and (trace := _tracing()) is not None:
+        return msgspec.structs.replace(found, trace=trace)
+    return found
+
+
+def traced_by(tracing: Callable[[], Trace | None] | None) -> None:
+    """Ask *tracing*, in this process, for the trace of each event whose block names none."""
+    global _tracing  # noqa: PLW0603 - a process has one tracer
+    _tracing = tracing
 
 
 @contextmanager

@@ -259,3 +259,61 @@ def test_a_relay_waits_for_a_database_that_is_away(
     assert "trying again" in said
     assert "events 2" in relay.said()
     assert 0 == relay.stop(signal.SIGTERM)[0]
+
+
+@pytest.mark.parametrize("mode", ["--once", "--status"])
+def test_metrics_say_how_far_behind_the_trail_is(
+    shell: Shell, trail: Path, poisoned: Path, tmp_path: Path, mode: str
+) -> None:
+    """Whoever is on call is told by what is watched anyway."""
+    answer = shell(
+        *("relay", trail, "--from", f"sqlite:///{poisoned}", mode),
+        *("--metrics", tmp_path / "indelible.prom"),
+    )
+
+    values = samples(tmp_path / "indelible.prom")
+    done = mode == "--once"
+    assert done == answer.code
+    assert (0 if done else 3) == values["indelible_outbox_rows_waiting"]
+    assert done == (0 == values["indelible_outbox_lag_seconds"])
+    assert done == values["indelible_outbox_rows_quarantined"]
+    assert (2 if done else 0) == values["indelible_relay_rows_moved_total"]
+    assert (2 if done else 0) == values["indelible_relay_events_recorded_total"]
+
+
+def test_a_running_relay_keeps_its_metrics(
+    shell: Shell, trail: Path, shop: Path, tmp_path: Path, running: list[Running]
+) -> None:
+    """They are there from its start, and are the last ones when it has stopped."""
+    file = tmp_path / "indelible.prom"
+    relay = Running(shell, trail, "--from", f"sqlite:///{shop}", "--metrics", file)
+    running.append(relay)
+    relay.said()
+    begun = samples(file)
+
+    assert (0, "") == relay.stop(signal.SIGTERM)
+    assert 2 == begun["indelible_outbox_rows_waiting"]
+    assert 2 == samples(file)["indelible_relay_rows_moved_total"]
+    assert 0 == samples(file)["indelible_outbox_rows_waiting"]
+
+
+def test_metrics_that_cannot_be_written_are_an_error(
+    shell: Shell, trail: Path, shop: Path, tmp_path: Path
+) -> None:
+    """A relay that nobody could watch does not begin."""
+    answer = shell(
+        *("relay", trail, "--from", f"sqlite:///{shop}", "--metrics", tmp_path / "no" / "file")
+    )
+
+    assert 1 == answer.code
+    assert "No such file" in answer.stderr
+
+
+def samples(path: Path) -> dict[str, float]:
+    """Return the values in a file of metrics."""
+    from prometheus_client.parser import (  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 - an extra
+        text_string_to_metric_families,
+    )
+
+    families = text_string_to_metric_families(path.read_text("utf-8"))
+    return {sample.name: sample.value for family in families for sample in family.samples}

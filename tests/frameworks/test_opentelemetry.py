@@ -15,10 +15,13 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import indelible
 from indelible import context
+from indelible.context import Context, Work, begun, traced_by
 from indelible.event import Trace
-from indelible.frameworks.opentelemetry import LogRecords, trace, traced
+from indelible.frameworks.opentelemetry import LogRecords, instrument, trace, traced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from indelible import Trail
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -91,6 +94,32 @@ def test_a_block_ends_with_its_span(trail: Trail) -> None:
     trail.record("invoice.approve", resource="invoice:7")
 
     assert [None] == [item.event.trace for item in trail.search().items]
+
+
+@pytest.fixture
+def _instrumented() -> Iterator[None]:
+    """The process asks OpenTelemetry for traces."""
+    instrument()
+    yield
+    traced_by(None)
+
+
+@pytest.mark.usefixtures("_instrumented")
+def test_in_an_instrumented_process_each_event_names_its_own_span(trail: Trail) -> None:
+    """Nothing need be said where the event is recorded; what a block says itself stands."""
+    named = Trace(trace_id=TRACE_ID)
+    with begun(Work(Context(trace=named))):
+        trail.record("invoice.approve", resource="invoice:0")
+        with tracer.start_as_current_span("outer"):
+            with tracer.start_as_current_span("inner") as inner:
+                trail.record("invoice.approve", resource="invoice:1")
+            with context(trace=named):
+                trail.record("invoice.approve", resource="invoice:2")
+
+    first, second, third = (item.event.trace for item in trail.search(newest_first=False).items)
+    assert named == first == third
+    assert second is not None
+    assert spans.format_span_id(inner.get_span_context().span_id) == second.span_id
 
 
 def test_entries_go_out_as_log_records(

@@ -300,9 +300,13 @@ def _counts(summary: Summary) -> tuple[int, int, int, int]:
 
 
 def beside(source: str) -> Path:
-    """Return where the dead letters of *source* are kept: beside it, never in it."""
+    """Return where the dead letters of *source* are kept: beside it (of a database, here)."""
     if source == "-":
         return Path("stdin.rejected.jsonl")
+    if "://" in source:
+        # Of a database, by its name: in the rest a password may stand.
+        name = source.rpartition("@")[2].partition("?")[0].rpartition("/")[2]
+        return Path(f"{name or 'database'}.rejected.jsonl")
     path = Path(source)
     if not path.name or path.name == "..":
         path = path.resolve()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from indelible.context import context
+from indelible.context import context, traced_by
 from indelible.entry import microseconds
 from indelible.errors import CallerError
 from indelible.event import Outcome, Trace
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from indelible.query import Item
     from indelible.seal import Clear
 
-__all__ = ["LogRecords", "trace", "traced"]
+__all__ = ["LogRecords", "instrument", "trace", "traced"]
 
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}\Z").match
 _SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}\Z").match
@@ -59,6 +59,11 @@ def traced() -> Iterator[None]:
     """
     with context(trace=trace()):
         yield
+
+
+def instrument() -> None:
+    """Give every event in this process the span that is current when it is recorded."""
+    traced_by(trace)
 
 
 class LogRecords:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
 from django.db import connections
@@ -12,6 +13,7 @@ from indelible.errors import IndelibleError
 from indelible.frameworks.django import relaying, tracking
 from indelible.frameworks.django.compilers import VENDORS
 from indelible.frameworks.django.settings import Settings
+from indelible.outboxes import triggers
 from indelible.policy import FieldClass
 
 _MIDDLEWARE = "indelible.frameworks.django.AuditMiddleware"
@@ -124,7 +126,33 @@ def check_databases(*, databases: Any = None, **_: Any) -> list[Any]:
                     id="indelible.W005",
                 )
             )
+        elif connection.vendor == "postgresql":
+            found += _check_triggers(using, connection)
     return found
+
+
+def _check_triggers(using: str, connection: Any) -> list[Any]:
+    """Look whether triggers stand on the tables that ask for them, and on no others."""
+    connection.ensure_connection()
+    installed = {each.table for each in triggers.installed(connection.connection)}
+    wanted = {table.model._meta.db_table for table in tracking.with_triggers()}
+    known = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
+    return [
+        checks.Warning(
+            f"database {using}: table {name} is captured by triggers, and has none",
+            hint=f"manage.py indelible_triggers --database {using}",
+            id="indelible.W006",
+        )
+        for name in sorted(wanted - installed)
+    ] + [
+        checks.Warning(
+            f"database {using}: table {name} has triggers that its model does not ask for;"
+            " with Django's own capture each change is recorded twice",
+            hint="track(triggers=True), or indelible.outboxes.triggers.remove",
+            id="indelible.W007",
+        )
+        for name in sorted((installed & known) - wanted)
+    ]
 
 
 def _changed_by_database(field: Any) -> bool:

@@ -134,5 +134,9 @@ def stop() -> None:
         old.trail.close()
 
 
+def _after_fork_in_child() -> None:
+    _process.begin()
+
+
 atexit.register(stop)
-os.register_at_fork(after_in_child=lambda: _process.begin())
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -205,6 +205,11 @@ def tables() -> list[Table]:
     return [table for table in _tables.values() if isinstance(table, Table)]
 
 
+def with_triggers() -> list[Table]:
+    """Return the tables that triggers capture."""
+    return [table for table in tables() if table.triggers]
+
+
 def resolve() -> None:
     """
     Make the tables of all models that are tracked; again, where more came since.
