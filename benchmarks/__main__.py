@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import (
     bulk,
+    capture,
     compression,
     erasure,
     group,
@@ -61,6 +62,7 @@ BENCHMARKS = {
     "erasure": Benchmark(erasure.run, 200_000),
     "import": Benchmark(imports.run, 11),
     "compression": Benchmark(compression.run, 65_536),
+    "capture": Benchmark(capture.run, 1_000),
 }
 
 

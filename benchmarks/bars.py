@@ -133,6 +133,30 @@ BARS: tuple[Bar, ...] = (
         unit="",
         most=3,
     ),
+    Bar(
+        key="capture.save",
+        text="what a captured `save()` in Django takes more, against django-auditlog",
+        unit="×",
+        most=0.5,
+    ),
+    Bar(
+        key="capture.bulk",
+        text="what bulk operations in Django take more, worst of three, against django-pghistory",
+        unit="×",
+        most=1.2,
+    ),
+    Bar(
+        key="capture.triggers",
+        text="the same with triggers",
+        unit="×",
+        most=1,
+    ),
+    Bar(
+        key="capture.untrue",
+        text="changes through Django or SQLAlchemy that are missed, made up or told falsely",
+        unit="",
+        most=0,
+    ),
 )
 """In the order of the docs."""
 
