@@ -14,6 +14,7 @@ from msgspec import UNSET
 from sqlalchemy import (
     Column,
     Engine,
+    ForeignKey,
     Integer,
     MetaData,
     String,
@@ -37,6 +38,7 @@ from sqlalchemy.orm import (
     Mapped,
     Session,
     mapped_column,
+    relationship,
     sessionmaker,
     with_loader_criteria,
 )
@@ -676,6 +678,7 @@ def _mysql() -> Engine:
         ({"secret": {"b"}}, "'b'"),
         ({"type": "no type"}, "no type"),
         ({"secret": {"id"}}, "primary key"),
+        ({"permissions": {"roles"}}, "'roles'"),
         (["a"], "dictionary"),
     ],
 )
@@ -763,6 +766,58 @@ def test_conditions_that_the_orm_adds_hold_for_what_is_read(
         session.commit()
 
     assert [("invoice.update", {"total": (20, 0), "doubled": (40, 0)})] == changes_of(plain)
+
+
+def test_what_gives_permissions_says_so() -> None:
+    """Who got a role, or became an administrator, is found among the changes of permissions."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    member = Table(
+        "member",
+        Own.metadata,
+        Column("user_id", ForeignKey("user.id"), nullable=False),
+        Column("role_id", ForeignKey("role.id"), nullable=False),
+    )
+
+    class Role(Own):
+        __tablename__ = "role"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class User(Own):
+        __tablename__ = "user"
+        __audit__ = {"permissions": {"roles", "admin"}}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name = mapped_column(String)
+        admin = mapped_column(Integer)
+        roles = relationship(Role, secondary=member)
+
+    audit.outbox_table(Own.metadata)
+    engine = create_engine("sqlite://")
+    Own.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([User(id=1), Role(id=5), Role(id=6)])
+        session.commit()
+    audit.install(engine, Own)
+
+    with Session(engine) as session:
+        user = session.get_one(User, 1)
+        user.roles = session.scalars(select(Role)).all()
+        session.flush()
+        session.execute(delete(member).where(member.c.role_id == 5))
+        session.execute(update(User).values(name="alice"))
+        session.execute(update(User).values(admin=1))
+        session.commit()
+
+    assert [
+        ("user.roles.add", "permission_change"),
+        ("user.roles.add", "permission_change"),
+        ("user.roles.remove", "permission_change"),
+        ("user.update", "data_change"),
+        ("user.update", "permission_change"),
+    ] == [(each.action, each.kind) for each in told(engine)]
+    assert {"user:1"} == {str(each.resource) for each in told(engine)}
 
 
 # -- asyncio.

@@ -40,7 +40,7 @@ from indelible.frameworks.sqlalchemy.inserts import (
     table_of,
     updates,
 )
-from indelible.frameworks.sqlalchemy.tables import KEYS, within
+from indelible.frameworks.sqlalchemy.tables import KEYS, given, within
 from indelible.frameworks.sqlalchemy.transaction import OWN, enter, undone, write, write_event
 from indelible.frameworks.sqlalchemy.unparsed import Unparsed, unparsed
 from indelible.outbox import TABLE
@@ -253,10 +253,10 @@ class _Changes:
             if watched is self._watched and pending.renamed:
                 for old_key, old in before.items():
                     new_key = pending.renamed.get(old_key, old_key)
-                    rows = self._by_keys(watched, [new_key], watched.lookup())
+                    rows = self._by_keys(watched, [new_key], watched.lookup)
                     found += watched.rows(old, next(iter(rows.values()), None))
                 continue
-            after = self._by_keys(watched, before, watched.lookup())
+            after = self._by_keys(watched, before, watched.lookup)
             for key, old in before.items():
                 found += watched.rows(old, after.get(key))
         return found
@@ -266,7 +266,7 @@ class _Changes:
         keys = set(cast("Asked", pending.asked).keys(result, watched))
         before = pending.before.get(watched)
         checks = before is not None and self._connection.dialect.name == "postgresql"
-        lookup = watched.lookup()
+        lookup = watched.lookup
         if checks:
             lookup = lookup.add_columns(literal_column("xmax = 0"))
         after = self._by_keys(watched, keys, lookup)
@@ -302,7 +302,7 @@ class _Changes:
         if not new_keys:
             keys = _fixed_keys(clause, sets, self._watched)
             if keys is not None:
-                lookup = self._watched.lookup().with_for_update(**lock)
+                lookup = self._watched.lookup.with_for_update(**lock)
                 rows = self._by_keys(self._watched, keys, lookup)
                 if len(rows) == len(keys):
                     return clause, rows
@@ -338,12 +338,12 @@ class _Changes:
     def _new_keys(self, clause: Update, sets: Sets) -> dict[str, Any]:
         """Return what is set as new key: an expression, or None where parameters tell it."""
         names = {column.name for column in self._watched.key}
-        given: dict[Any, Any] = {
+        assigned: dict[Any, Any] = {
             **dict(getattr(clause, "_ordered_values", None) or ()),
             **(clause._values or {}),  # noqa: SLF001
         }
         found = {}
-        for name, value in given.items():
+        for name, value in assigned.items():
             if (column := self._watched.column(name)) in names:
                 plain = isinstance(value, BindParameter)
                 found[column] = None if plain and value.key in sets[0] else value
@@ -353,9 +353,9 @@ class _Changes:
         return found
 
     def _renamed(self, key: Key, named: Mapping[str, Any], one: Mapping[str, Any]) -> Key:
-        given: dict[str, Any] = {self._watched.column(name): value for name, value in one.items()}
+        new: dict[str, Any] = {self._watched.column(name): value for name, value in one.items()}
         return tuple(
-            given.get(column.name, named.get(column.name, old))
+            new.get(column.name, named.get(column.name, old))
             for column, old in zip(self._watched.key, key, strict=True)
         )
 
@@ -374,10 +374,10 @@ class _Changes:
             pairs = [zip(columns, key, strict=True) for key in keys]
             return or_(*(and_(*(column == value for column, value in pair)) for pair in pairs))
         literal = len(keys) * len(columns) > _MOST_PARAMETERS
-        given: BindParameter[Any] = bindparam(
-            None, self._watched.keys(keys), expanding=True, literal_execute=literal
+        parameter: BindParameter[Any] = bindparam(
+            None, given(keys), expanding=True, literal_execute=literal
         )
-        return cast("ColumnElement[bool]", within(columns, given))
+        return cast("ColumnElement[bool]", within(columns, parameter))
 
     def _reach(self, image: Image, gone: dict[Key, Values]) -> None:
         """Add to *image* what the database itself deletes or changes when rows go."""
@@ -394,7 +394,7 @@ class _Changes:
                     within(columns, bindparam(KEYS, expanding=True))
                 )
                 lookup = lookup.with_for_update()
-                found = self._in_chunks(child, values, len(columns) > 1, lookup)
+                found = self._by_keys(child, values, lookup)
                 new = {key: row for key, row in found.items() if key not in known}
                 known |= new
                 if dependent.goes and new:
@@ -403,20 +403,10 @@ class _Changes:
     def _by_keys(
         self, watched: Watched, keys: Iterable[Key], lookup: Select[Any]
     ) -> dict[Key, Values]:
-        return self._in_chunks(watched, keys, len(watched.key) > 1, lookup)
-
-    def _in_chunks(
-        self,
-        watched: Watched,
-        keys: Iterable[Key],
-        composite: bool,  # noqa: FBT001
-        lookup: Select[Any],
-    ) -> dict[Key, Values]:
-        every: list[Any] = list(keys) if composite else [key[0] for key in keys]
+        every = given(keys)
         rows: dict[Key, Values] = {}
         for first in range(0, len(every), _CHUNK):
-            chunk = every[first : first + _CHUNK]
-            rows |= self._found(lookup, {KEYS: chunk}, watched)
+            rows |= self._found(lookup, {KEYS: every[first : first + _CHUNK]}, watched)
         return rows
 
     def _found(

@@ -29,14 +29,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Select
     from sqlalchemy.orm import Mapper, RelationshipProperty
 
+    from indelible.event import Kind
+
 Key = tuple[Any, ...]
 Values = tuple[Any, ...]
 
 KEYS = "indelible_keys"
-"""Name of the parameter for the keys that `Watched.lookup` selects."""
+"""Name of the parameter of `Watched.lookup`."""
 
 _FIELDS = ("exclude", "secret", "personal")
-_OPTIONS = frozenset({"type", *_FIELDS})
+_NAMES = (*_FIELDS, "permissions")
+_OPTIONS = frozenset({"type", *_NAMES})
 _MOVES = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
 
@@ -49,12 +52,14 @@ class Link:
         type: Of the resource that owns the relationship.
         relationship: Its name there.
         owner, target: Places of the columns that name the two.
+        kind: Whether a pair gives a permission.
     """
 
     type: str
     relationship: str
     owner: tuple[int, ...]
     target: tuple[int, ...]
+    kind: Kind
 
     def row(self, names: Sequence[str], old: Values | None, new: Values | None) -> list[Row]:
         """Return what a pair that came, went or changed means to its owner."""
@@ -68,7 +73,8 @@ class Link:
             return []
         member = {MEMBER: self._of(new, self.target)}
         changes[self.relationship] = Change(member, member)
-        return [Row(f"{self._name}.update", self.type, self._of(new, self.owner), changes)]
+        owner = self._of(new, self.owner)
+        return [Row(f"{self._name}.update", self.type, owner, changes, self.kind)]
 
     def _row(self, old: Values | None, new: Values | None) -> Row:
         values: Any = old if new is None else new
@@ -76,7 +82,8 @@ class Link:
         change = Change(member, UNSET) if new is None else Change(UNSET, member)
         verb = "remove" if new is None else "add"
         owner = self._of(values, self.owner)
-        return Row(f"{self._name}.{verb}", self.type, owner, {self.relationship: change})
+        changes = {self.relationship: change}
+        return Row(f"{self._name}.{verb}", self.type, owner, changes, self.kind)
 
     @property
     def _name(self) -> str:
@@ -98,7 +105,9 @@ class Watched:
         columns: Those that are looked at, the key among them.
         kept: Places in *columns* of what stands in an event.
         told: What its rows are; nothing, where only other tables depend on it.
+        permissions: Columns whose change is a change of rights.
         aliases: Names that a statement may use for a column.
+        lookup: Selects the rows whose keys are in the parameter `KEYS`.
     """
 
     table: Table
@@ -107,15 +116,9 @@ class Watched:
     columns: tuple[Column[Any], ...]
     kept: tuple[int, ...]
     told: Tracked | Link | None
+    permissions: frozenset[str]
     aliases: Mapping[str, str]
-
-    def lookup(self) -> Select[Any]:
-        """Return what selects the rows whose keys are in the parameter `KEYS`."""
-        return select(*self.columns).where(within(self.key, bindparam(KEYS, expanding=True)))
-
-    def keys(self, found: Iterable[Key]) -> list[Any]:
-        """Return keys as `lookup` takes them."""
-        return list(found) if len(self.key) > 1 else [key[0] for key in found]
+    lookup: Select[Any]
 
     def key_of(self, values: Values) -> Key:
         """Return the key of a row."""
@@ -135,13 +138,18 @@ class Watched:
             return told.row([str(column.name) for column in self.columns], old, new)
         before = None if old is None else dict(zip(names, self._kept(old), strict=True))
         after = None if new is None else dict(zip(names, self._kept(new), strict=True))
-        if old is None:
-            return [] if new is None else [created(told, self.key_of(new), after or {})]
-        key = self.key_of(old)
-        if new is None:
-            return [deleted(told, key, before or {})]
-        row = updated(told, key, before or {}, after or {})
-        return [] if row is None else [row]
+        row: Row | None = None
+        if before is None and new is not None:
+            row = created(told, self.key_of(new), after or {})
+        elif old is not None and after is None:
+            row = deleted(told, self.key_of(old), before or {})
+        elif old is not None:
+            row = updated(told, self.key_of(old), before or {}, after or {})
+        if row is None:
+            return []
+        if not self.permissions.isdisjoint(row.changes):
+            row = Row(row.action, row.type, row.id, row.changes, "permission_change")
+        return [row]
 
     def _kept(self, values: Values) -> Values:
         return tuple(values[place] for place in self.kept)
@@ -182,6 +190,11 @@ class Tables:
     others: frozenset[str]
 
 
+def given(keys: Iterable[Key]) -> list[Any]:
+    """Return *keys* as a parameter that expands takes them."""
+    return [key[0] if len(key) == 1 else key for key in keys]
+
+
 def within(key: Sequence[Any], keys: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's own types
     """Return the condition that the columns *key* hold one of *keys*."""
     return key[0].in_(keys) if len(key) == 1 else tuple_(*key).in_(keys)
@@ -198,9 +211,13 @@ def tables_of(*declared: object) -> Tables:
         CallerError: A declaration means nothing, or nothing is captured.
     """
     mappers, tables = _found(declared)
+    options = _of_tables(tables) | _of_classes(mappers)
     told: dict[Table, Tracked | Link] = {
-        table: _tracked(table, given)
-        for table, given in (_of_tables(tables) | _of_classes(mappers)).items()
+        table: _tracked(table, options[table]) for table in options
+    }
+    permissions = {
+        table: frozenset(str(column.name) for column in options[table]["permissions"])
+        for table in options
     }
     if not told:
         raise CallerError(
@@ -211,7 +228,7 @@ def tables_of(*declared: object) -> Tables:
     told.update(_links(mappers, told))
     metadata = {table.metadata: None for table in tables}
     known = {table: None for each in metadata for table in each.tables.values()}
-    return _watched({**known, **dict.fromkeys(tables)}, told, mappers)
+    return _watched({**known, **dict.fromkeys(tables)}, told, permissions, mappers)
 
 
 def _found(declared: Iterable[object]) -> tuple[list[Mapper[Any]], list[Table]]:
@@ -252,7 +269,7 @@ def _of_classes(mappers: Iterable[Mapper[Any]]) -> _Declared:
         _check_options(where, given)
         if not isinstance(table, Table):
             raise CallerError(f"{where}: found no table, expected a class mapped to one")
-        into = found.setdefault(table, {"type": None, **{name: set() for name in _FIELDS}})
+        into = found.setdefault(table, {"type": None, **{name: set() for name in _NAMES}})
         declaring = next(each for each in mapper.class_.__mro__ if "__audit__" in vars(each))
         above = mapper.inherits
         if not (above is not None and issubclass(above.class_, declaring)):
@@ -260,6 +277,8 @@ def _of_classes(mappers: Iterable[Mapper[Any]]) -> _Declared:
             into["type"] = given.get("type") or into["type"]
         names = _names(mapper)
         for option, name in _given(given):
+            if option == "permissions" and name in mapper.relationships:
+                continue
             if name not in names:
                 raise CallerError(f"{where}: found no attribute or column {name!r}")
             into[option].update(column for column in names[name] if column.table is table)
@@ -274,7 +293,7 @@ def _of_tables(tables: Iterable[Table]) -> _Declared:
             continue
         where = f"info['audit'] of table {table.fullname}"
         _check_options(where, given)
-        into = found[table] = {"type": given.get("type"), **{name: set() for name in _FIELDS}}
+        into = found[table] = {"type": given.get("type"), **{name: set() for name in _NAMES}}
         for option, name in _given(given):
             if name not in table.c:
                 raise CallerError(f"{where}: found no column {name!r}")
@@ -283,7 +302,7 @@ def _of_tables(tables: Iterable[Table]) -> _Declared:
 
 
 def _given(given: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
-    return ((option, name) for option in _FIELDS for name in given.get(option, ()))
+    return ((option, name) for option in _NAMES for name in given.get(option, ()))
 
 
 def _names(mapper: Mapper[Any]) -> dict[str, set[Column[Any]]]:
@@ -303,7 +322,7 @@ def _check_options(where: str, given: object) -> None:
         raise CallerError(
             f"{where}: found {min(unknown)!r}, expected some of {', '.join(sorted(_OPTIONS))}"
         )
-    for option in _FIELDS:
+    for option in _NAMES:
         names = given.get(option, ())
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise CallerError(f"{where}: {option}: found {names!r}, expected a set of names")
@@ -379,17 +398,22 @@ def _link(
     owner = told.get(own[0][0].table)
     if not isinstance(owner, Tracked):
         return None
+    permissions = (getattr(relationship.parent.class_, "__audit__", None) or {}).get(
+        "permissions", ()
+    )
     return Link(
         type=owner.type,
         relationship=relationship.key,
         owner=tuple(columns.index(column) for _, column in own),
         target=tuple(columns.index(column) for _, column in other),
+        kind="permission_change" if relationship.key in permissions else "data_change",
     )
 
 
 def _watched(
     tables: Iterable[Table],
     told: Mapping[Table, Tracked | Link],
+    permissions: Mapping[Table, frozenset[str]],
     mappers: Iterable[Mapper[Any]],
 ) -> Tables:
     every = list(tables)
@@ -413,10 +437,15 @@ def _watched(
             for column in columns:
                 attributes[column.table].setdefault(name, column.name)
     watched = {
-        table: found
+        table: _watch(
+            table,
+            told.get(table),
+            permissions.get(table, frozenset()),
+            attributes[table],
+            references,
+        )
         for table in every
-        if table in needed
-        and (found := _watch(table, told.get(table), attributes[table], references)) is not None
+        if table in needed and (table in told or table.primary_key.columns)
     }
     dependents: dict[Table, list[Dependent]] = defaultdict(list)
     for reference in references:
@@ -442,9 +471,10 @@ def _watched(
 def _watch(
     table: Table,
     told: Tracked | Link | None,
+    permissions: frozenset[str],
     attributes: dict[str, str],
     references: Iterable[ForeignKeyConstraint],
-) -> Watched | None:
+) -> Watched:
     every = tuple(table.c)
     if isinstance(told, Link):
         key = tuple(every[place] for place in (*told.owner, *told.target))
@@ -461,8 +491,6 @@ def _watch(
         columns = tuple(
             column for column in every if column in needed or column.name not in excluded
         )
-    if not key:
-        return None
     exclude = told.exclude if isinstance(told, Tracked) else frozenset()
     aliases = {**attributes, **{column.key: column.name for column in every}}
     return Watched(
@@ -472,5 +500,7 @@ def _watch(
         columns=columns,
         kept=tuple(place for place, column in enumerate(columns) if column.name not in exclude),
         told=told,
+        permissions=permissions,
         aliases=aliases,
+        lookup=select(*columns).where(within(key, bindparam(KEYS, expanding=True))),
     )
