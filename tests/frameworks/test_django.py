@@ -665,8 +665,14 @@ def test_keys_of_many_rows_cannot_be_moved_unseen(shop: str) -> None:
 def test_with_triggers_what_django_does_is_captured_once(shop: str) -> None:
     """A model that triggers capture is captured by them alone, in the words of Django."""
     if shop == "sqlite":
+        track(triggers=True)(Order)
+        tracking.resolve()
         with pytest.raises(CommandError, match="expected postgresql"):
             call_command("indelible_triggers")
+        with pytest.raises(DatabaseError, match="captured by triggers"):
+            Order.objects.create(total=1)
+        track()(Order)
+        tracking.resolve()
         return
     track(triggers=True)(Order)
     tracking.resolve()
@@ -703,3 +709,37 @@ def test_with_triggers_what_django_does_is_captured_once(shop: str) -> None:
     assert ["7", "7", None, "8"] == [
         event.actor.id if event.actor.type == "user" else None for event in said
     ]
+
+
+def test_a_relation_through_a_model_of_its_own_is_not_forgotten() -> None:
+    """Whoever tracks a model is told of the rows beside it that are not captured."""
+
+    class Club(models.Model):
+        name = models.CharField(max_length=10)
+        members = models.ManyToManyField(Tag, through="Membership")
+
+        class Meta:
+            app_label = "django_project"
+            apps = Apps()
+
+    class Membership(models.Model):
+        club = models.ForeignKey(Club, on_delete=models.CASCADE)
+        tag = models.ForeignKey(Tag, on_delete=models.CASCADE)
+
+        class Meta:
+            app_label = "django_project"
+            apps = Club._meta.apps
+
+    track()(Club)
+    tracking.resolve()
+    try:
+        without = {each.id for each in run_checks(tags=["indelible"])}
+        track()(Membership)
+        tracking.resolve()
+        with_it = {each.id for each in run_checks(tags=["indelible"])}
+    finally:
+        tracking.forget(Club)
+        tracking.forget(Membership)
+
+    assert "indelible.W008" in without
+    assert "indelible.W008" not in with_it

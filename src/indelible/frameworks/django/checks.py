@@ -86,6 +86,18 @@ def check_models(**_: Any) -> list[Any]:
                 for each in table.fields.values()
                 if _changed_by_database(each)
             ]
+        found += [
+            checks.Warning(
+                f"the rows of {each.remote_field.through._meta.label}, which {each.name} goes"
+                " through, are not captured",
+                hint="track that model, too",
+                obj=model,
+                id="indelible.W008",
+            )
+            for each in model._meta.local_many_to_many
+            if each.name not in tracked.exclude
+            and tracking.table_of(each.remote_field.through) is None
+        ]
         if policy is None:
             continue
         for name in sorted(tracked.personal):

@@ -90,10 +90,16 @@ def _captured(compiler: Any) -> Table | Link | None:
     table = table_of(compiler.query.model)
     if table is None:
         return None
-    if compiler.connection.vendor not in VENDORS:
+    vendor = compiler.connection.vendor
+    if vendor not in VENDORS:
         raise NotSupportedError(
-            f"{table.model._meta.label} is captured, and {compiler.connection.vendor} cannot tell"
-            f" what a statement did; expected one of {', '.join(VENDORS)}"
+            f"{table.model._meta.label} is captured, and {vendor} cannot tell what a statement did;"
+            f" expected one of {', '.join(VENDORS)}"
+        )
+    if table.triggers and vendor != "postgresql":
+        raise NotSupportedError(
+            f"{table.model._meta.label} is captured by triggers, which {vendor} does not have;"
+            " expected postgresql"
         )
     return table
 
