@@ -31,9 +31,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 
 from indelible import context
 from indelible.context import authenticated, current, wrap
-from indelible.event import Actor, Client, Event, Service
+from indelible.event import Actor, Client, Service
 from indelible.frameworks.asgi import AuditMiddleware
 from indelible.frameworks.web import session_of
+from tests.frameworks.recorded import events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -47,16 +48,6 @@ if TYPE_CHECKING:
     from indelible.frameworks.asgi import Application, Message, Receive, Scope, Send
 
 PROXY = ("127.0.0.1", 4711)
-
-
-def events(trail: Trail) -> Iterator[Event]:
-    """Yield all that *trail* holds."""
-    page = trail.search("stream:user", limit=500)
-    while True:
-        yield from (item.event for item in page.items)
-        if page.cursor is None:
-            return
-        page = trail.search("stream:user", limit=500, cursor=page.cursor)
 
 
 def calling(app: Application) -> httpx.AsyncClient:

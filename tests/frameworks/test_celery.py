@@ -21,22 +21,13 @@ from indelible import Trail, context
 from indelible.context import Context, Work, authenticated, begun, current, to_message
 from indelible.event import Actor, Event, Service
 from indelible.frameworks.celery import HEADER, install
+from tests.frameworks.recorded import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOON = 30.0
 """Seconds after which something that should have happened has not."""
-
-
-def events(trail: Trail) -> Iterator[Event]:
-    """Yield all that *trail* holds."""
-    page = trail.search("stream:user", limit=500)
-    while True:
-        yield from (item.event for item in page.items)
-        if page.cursor is None:
-            return
-        page = trail.search("stream:user", limit=500, cursor=page.cursor)
 
 
 def awaited(trail: Trail, number: int) -> list[Event]:

@@ -14,25 +14,16 @@ from flask import Blueprint, Flask, Response, current_app, request, stream_with_
 from indelible import context
 from indelible.context import Context, authenticated, current, wrap
 from indelible.errors import CallerError
-from indelible.event import Client, Event, Service
+from indelible.event import Client, Service
 from indelible.frameworks.flask import Audit
 from indelible.frameworks.web import session_of
+from tests.frameworks.recorded import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from indelible import Trail
-
-
-def events(trail: Trail) -> Iterator[Event]:
-    """Yield all that *trail* holds."""
-    page = trail.search("stream:user", limit=500)
-    while True:
-        yield from (item.event for item in page.items)
-        if page.cursor is None:
-            return
-        page = trail.search("stream:user", limit=500, cursor=page.cursor)
 
 
 def actors(trail: Trail) -> dict[str, str]:

@@ -14,9 +14,10 @@ import pytest
 
 from indelible import context
 from indelible.context import Context, authenticated, current
-from indelible.event import Actor, Client, Event, Service
+from indelible.event import Actor, Client, Service
 from indelible.frameworks.web import session_of
 from indelible.frameworks.wsgi import AuditMiddleware
+from tests.frameworks.recorded import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from indelible import Trail
-
-
-def events(trail: Trail) -> Iterator[Event]:
-    """Yield all that *trail* holds."""
-    page = trail.search("stream:user", limit=500)
-    while True:
-        yield from (item.event for item in page.items)
-        if page.cursor is None:
-            return
-        page = trail.search("stream:user", limit=500, cursor=page.cursor)
 
 
 def environment(**values: str) -> WSGIEnvironment:
