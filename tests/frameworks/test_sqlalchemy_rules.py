@@ -529,6 +529,37 @@ def test_a_change_inside_another_statement_is_visible_and_made_once(
     ] == sorted((each.action, str(each.resource), each.data["verb"]) for each in told(plain))
 
 
+def test_what_the_database_changes_along_is_visible(database: str) -> None:
+    """Rows that follow a key by ON UPDATE CASCADE are told by their table."""
+    metadata = MetaData()
+    lands = Table("land", metadata, Column("code", String(2), primary_key=True))
+    towns = Table(
+        "town",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("land", ForeignKey("land.code", onupdate="CASCADE")),
+        info={"audit": {}},
+    )
+    audit.outbox_table(metadata)
+    engine = plainly(database)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(lands).values(code="AA"))
+        connection.execute(insert(towns).values(id=1, land="AA"))
+    audit.install(engine, metadata)
+
+    with engine.begin() as connection:
+        connection.execute(update(lands).where(lands.c.code == "ZZ").values(code="CC"))
+        connection.execute(update(lands).where(lands.c.code == "AA").values(code="BB"))
+        assert "BB" == connection.scalar(select(towns.c.land))
+
+    found = told(engine)
+    assert [("database.statement", "table:town")] == [
+        (each.action, str(each.resource)) for each in found
+    ]
+    engine.dispose()
+
+
 # -- What is said of it.
 
 

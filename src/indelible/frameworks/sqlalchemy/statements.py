@@ -73,12 +73,14 @@ class Pending:
         before: The rows that it may change.
         renamed: The keys that it gives to some of them.
         asked: How it tells the keys of the rows that it adds.
+        follows: Names of tables that the database itself changes with it, unseen.
     """
 
     watched: Watched
     before: Image = field(default_factory=dict)
     renamed: dict[Key, Key] = field(default_factory=dict)
     asked: Asked | None = None
+    follows: list[str] = field(default_factory=list)
 
 
 class Capture:
@@ -143,6 +145,8 @@ class Capture:
         with undone(connection):
             changes = _Changes(connection, pending.watched, self._tables, options)
             write(connection, changes.told(pending, result))
+            for table in pending.follows:
+                _write_statement(connection, Unparsed("update", table), {})
 
     # -- Statements that are only text, or cannot be looked into.
 
@@ -168,12 +172,11 @@ class Capture:
         _many: bool,  # noqa: FBT001 - as SQLAlchemy calls it
     ) -> None:
         for found in self._opaque(statement, context):
-            data: dict[str, Any] = {"verb": found.verb}
+            data: dict[str, Any] = {}
             if cursor.rowcount >= 0 and not getattr(context.compiled, "ctes", None):
                 data["rows"] = cursor.rowcount
-            resource = f"table:{found.table or 'unknown'}"
             with undone(connection):
-                write_event(connection, build("database.statement", resource=resource, data=data))
+                _write_statement(connection, found, data)
 
     def _opaque(self, statement: str, context: Any) -> list[Unparsed]:  # noqa: ANN401 - of the dialect
         if OWN in context.execution_options or context.isddl:
@@ -230,10 +233,15 @@ class _Changes:
     def update(self, clause: Update, sets: Sets) -> tuple[Update, Pending]:
         """Read the rows that *clause* changes, and hold it to them."""
         pending = Pending(watched=self._watched)
-        new_keys = self._new_keys(clause, sets)
+        assigned = self._assigned(clause, sets)
+        keys = {column.name for column in self._watched.key}
+        new_keys = {name: value for name, value in assigned.items() if name in keys}
         lock = {"key_share": not new_keys}
         clause, rows = self._held(clause, sets, lock, pending, new_keys)
         pending.before[self._watched] = rows
+        if rows:
+            followers = self._tables.followers.get(self._watched.table, ())
+            pending.follows += [each.table for each in followers if each.referred & assigned.keys()]
         return clause, pending
 
     def delete(self, clause: Delete, sets: Sets) -> tuple[Delete, Pending]:
@@ -335,21 +343,17 @@ class _Changes:
             statement = statement.where(clause.whereclause)
         return statement
 
-    def _new_keys(self, clause: Update, sets: Sets) -> dict[str, Any]:
-        """Return what is set as new key: an expression, or None where parameters tell it."""
-        names = {column.name for column in self._watched.key}
-        assigned: dict[Any, Any] = {
+    def _assigned(self, clause: Update, sets: Sets) -> dict[str, Any]:
+        """Return what each column is set to: an expression, or None where parameters tell it."""
+        said: dict[Any, Any] = {
             **dict(getattr(clause, "_ordered_values", None) or ()),
             **(clause._values or {}),  # noqa: SLF001
         }
         found = {}
-        for name, value in assigned.items():
-            if (column := self._watched.column(name)) in names:
-                plain = isinstance(value, BindParameter)
-                found[column] = None if plain and value.key in sets[0] else value
-        for name in sets[0]:
-            if (column := self._watched.column(name)) in names:
-                found[column] = None
+        for name, value in said.items():
+            told = isinstance(value, BindParameter) and value.key in sets[0]
+            found[self._watched.column(name)] = None if told else value
+        found.update((self._watched.column(name), None) for name in sets[0])
         return found
 
     def _renamed(self, key: Key, named: Mapping[str, Any], one: Mapping[str, Any]) -> Key:
@@ -420,6 +424,12 @@ class _Changes:
             statement, dict(parameters or {}), execution_options=self._options
         )
         return {key_of(values): values for values in map(tuple, result)}
+
+
+def _write_statement(connection: Connection, found: Unparsed, data: dict[str, Any]) -> None:
+    resource = f"table:{found.table or 'unknown'}"
+    said = {"verb": found.verb, **data}
+    write_event(connection, build("database.statement", resource=resource, data=said))
 
 
 def _pending(clause: Any) -> Pending | None:  # noqa: ANN401 - whatever is executed

@@ -173,19 +173,34 @@ class Dependent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Follower:
+    """
+    A table that the database itself changes when another one gets other values.
+
+    Attributes:
+        referred: Columns of the other table that it refers to.
+    """
+
+    table: str
+    referred: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """
     What is watched in an application's database.
 
     Attributes:
         watched: By table.
-        dependents: By table: what goes or changes with its rows.
+        dependents: By table: what goes or changes with its rows when they go.
+        followers: By table: what changes with its rows when they change.
         names: Of all watched tables that are told of.
         others: Names of tables that are declared and not captured.
     """
 
     watched: Mapping[Table, Watched]
     dependents: Mapping[Table, Sequence[Dependent]]
+    followers: Mapping[Table, Sequence[Follower]]
     names: frozenset[str]
     others: frozenset[str]
 
@@ -421,7 +436,7 @@ def _watched(
         reference
         for table in every
         for reference in table.foreign_key_constraints
-        if (reference.ondelete or "").upper() in _MOVES
+        if _MOVES & {(reference.ondelete or "").upper(), (reference.onupdate or "").upper()}
     ]
     # A table that is not told of matters if what goes with it is.
     needed: set[Table] = set(told)
@@ -448,7 +463,17 @@ def _watched(
         if table in needed and (table in told or table.primary_key.columns)
     }
     dependents: dict[Table, list[Dependent]] = defaultdict(list)
+    followers: dict[Table, list[Follower]] = defaultdict(list)
     for reference in references:
+        if (reference.onupdate or "").upper() in _MOVES and reference.table in told:
+            followers[reference.referred_table].append(
+                Follower(
+                    table=str(reference.table.name),
+                    referred=frozenset(str(pair.column.name) for pair in reference.elements),
+                )
+            )
+        if (reference.ondelete or "").upper() not in _MOVES:
+            continue
         child, parent = watched.get(reference.table), watched.get(reference.referred_table)
         if child is not None and parent is not None:
             pairs = reference.elements
@@ -463,6 +488,7 @@ def _watched(
     return Tables(
         watched=watched,
         dependents=dict(dependents),
+        followers=dict(followers),
         names=frozenset(table.name.lower() for table in told),
         others=frozenset(table.name.lower() for table in every if table not in told),
     )
