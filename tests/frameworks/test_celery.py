@@ -107,9 +107,13 @@ def on_disk(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def worker(folder: Path) -> Iterator[None]:
     """Have a worker of two processes run the tasks that come into *folder*."""
+    root = Path(__file__).parent.parent.parent
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)], stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "tests.frameworks.test_celery", str(folder)],
+            cwd=root,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         yield
