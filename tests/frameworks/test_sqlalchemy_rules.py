@@ -20,17 +20,19 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     create_engine,
     delete,
     event,
     insert,
     inspect,
+    literal,
     select,
     table,
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import (
@@ -445,6 +447,129 @@ def test_what_a_trigger_makes_of_a_value_is_the_new_value(
         connection.execute(update(INVOICE).where(INVOICE.c.id == 1).values(total=7, touched=0))
 
     assert [("invoice.update", {"total": (10, 14), "doubled": (20, 28)})] == changes_of(plain)
+
+
+# -- Conflicts.
+
+
+CONFLICTS = MetaData()
+SLOT = Table(
+    "slot",
+    CONFLICTS,
+    Column("id", Integer, primary_key=True),
+    Column("room", Integer, default=1),
+    Column("hour", Integer),
+    Column("name", String, unique=True, default=lambda: "drawn"),
+    Column("guest", String),
+    UniqueConstraint("room", "hour"),
+    UniqueConstraint("guest", name="one_each"),
+    info={"audit": {}},
+)
+audit.outbox_table(CONFLICTS)
+
+
+@pytest.fixture
+def slots(database: str) -> Iterator[Engine]:
+    """A table with several things that must be unique, all of them captured."""
+    engine = plainly(database)
+    CONFLICTS.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(SLOT).values(id=1, hour=9, name="a", guest="alice"))
+    audit.install(engine, CONFLICTS)
+    yield engine
+    engine.dispose()
+
+
+def upsert(engine: Engine) -> Any:
+    """Return an INSERT into the slots that knows conflicts."""
+    return (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(SLOT)
+
+
+@pytest.mark.parametrize(
+    ("target", "values"),
+    [
+        ({"index_elements": ["room", "hour"]}, {"hour": 9, "name": "b"}),
+        ({"index_elements": [SLOT.c.name]}, {"name": "a"}),
+        ({"constraint": "slot_room_hour_key"}, {"hour": 9, "name": "b"}),
+        ({"constraint": "one_each"}, {"guest": "alice", "name": "b"}),
+        ({"constraint": "slot_pkey"}, {"id": 1, "name": "b"}),
+        ({"index_elements": ["id"]}, {"id": literal(0) + 1, "name": "b"}),
+    ],
+)
+def test_an_upsert_is_told_by_whatever_it_conflicts_on(
+    slots: Engine, target: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """The row that was there is found by the columns that its statement names."""
+    if slots.dialect.name == "sqlite" and "constraint" in target:
+        target = {}  # SQLite knows no names, but conflicts on anything
+    with slots.begin() as connection:
+        statement = upsert(slots).values(**values)
+        connection.execute(statement.on_conflict_do_update(**target, set_={"guest": "bob"}))
+
+    assert [("slot.update", {"guest": ("alice", "bob")})] == changes_of(slots)
+
+
+def test_an_upsert_whose_old_row_cannot_be_found_is_refused(slots: Engine) -> None:
+    """Before it changes anything, and with what to do instead."""
+    for target, values, message in (
+        ({"index_elements": ["name"]}, {"hour": 3}, "name, whose value is not given"),
+        ({"index_elements": [text("lower(name)")]}, {"name": "a"}, "expected columns"),
+        ({"constraint": "unheard_of"}, {"name": "a"}, "unheard_of"),
+    ):
+        if slots.dialect.name == "sqlite" and "constraint" in target:
+            continue
+        statement = upsert(slots).values(**values)
+        with slots.begin() as connection, pytest.raises(CallerError, match=message):
+            connection.execute(statement.on_conflict_do_update(**target, set_={"guest": "bob"}))
+
+    assert [] == told(slots)
+
+
+def test_what_a_pair_says_beside_its_two_sides_is_told_of_its_owner() -> None:
+    """A further column of a many-to-many table belongs to the class that owns the pairs."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    seat = Table(
+        "seat",
+        Own.metadata,
+        Column("guest_id", ForeignKey("guest.id"), primary_key=True),
+        Column("table_id", ForeignKey("table.id"), primary_key=True),
+        Column("since", Integer),
+    )
+
+    class Place(Own):
+        __tablename__ = "table"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Guest(Own):
+        __tablename__ = "guest"
+        __audit__: dict[str, Any] = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        places = relationship(Place, secondary=seat)
+
+    audit.outbox_table(Own.metadata)
+    engine = create_engine("sqlite://")
+    Own.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([Guest(id=1), Place(id=5), Place(id=6)])
+        session.flush()
+        session.execute(insert(seat).values(guest_id=1, table_id=5, since=3))
+        session.commit()
+    audit.install(engine, Own)
+
+    with engine.begin() as connection:
+        connection.execute(update(seat).values(since=3))
+        connection.execute(update(seat).values(since=4))
+        connection.execute(update(seat).values(table_id=6))
+
+    five, six = {"$member": "5"}, {"$member": "6"}
+    assert [
+        ("guest.places.update", {"since": (3, 4), "places": (five, five)}),
+        ("guest.places.remove", {"places": (five, UNSET)}),
+        ("guest.places.add", {"places": (UNSET, six)}),
+    ] == changes_of(engine)
 
 
 # -- Statements that cannot be looked into.
