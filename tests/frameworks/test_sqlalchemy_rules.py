@@ -764,8 +764,9 @@ def test_a_relay_brings_them_into_a_trail(
     assert [] == told(plain)
 
 
-def test_many_rows_are_told_in_parts(installed: Engine, plain: Engine) -> None:
+def test_many_rows_are_told_in_parts(shared: tuple[Engine, Engine]) -> None:
     """A statement over very many rows is told whole, in rows of the outbox of a bounded size."""
+    installed, plain = shared
     rows = [{"number": f"B-{n}", "total": n} for n in range(10_100)]
     with plain.begin() as connection:
         connection.execute(insert(INVOICE), rows)
