@@ -60,13 +60,14 @@ class Course:
     answers: dict[str, list[Answer]] = field(default_factory=dict)
 
     def run(self, database: Callable[[], str], rows: int, rounds: int = ROUNDS) -> Course:
-        """Let all libraries take turns, each time on a new *database*."""
+        """Let all libraries take turns, each time on a new *database*, and print what they did."""
         worker = f"benchmarks.peers.{self.name.partition('.')[0]}_worker"
         for turn in range(rounds):
             place = turn * 3 % len(self.libraries)
             for library in (*self.libraries[place:], *self.libraries[:place]):
                 answer = _answer(worker, library, database(), rows)
                 self.answers.setdefault(library, []).append(answer)
+        print(f"\n{self.to_text()}\n", flush=True)
         return self
 
     def more(self, library: str, operation: str) -> float:
@@ -169,8 +170,6 @@ def run(task: Task) -> Result:
             Course(name="sqlalchemy.sqlite", libraries=_SQLALCHEMY[:2]).run(file, rows),
         ]
     courses = [django, alchemy, *others]
-    for course in courses:
-        print(f"\n{course.to_text()}\n", flush=True)
     untrue = sum(course.untrue("indelible") for course in courses)
     untrue += sum(course.untrue("indelible-triggers") for course in (django, others[0]))
     return result(

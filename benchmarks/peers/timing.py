@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SINGLE = 300
 """Operations on one row, each in a transaction of its own, that are measured together."""
 
-ROUNDS = 5
+ROUNDS = 3
 """How often a worker measures; the median counts."""
 
 
