@@ -2,9 +2,10 @@
 Capture: what recording every change of a row costs an ORM, beside the libraries people use.
 
 Each library runs in a process and a database of its own, in the environment that ``make
-peers`` makes, or that ``INDELIBLE_PEERS`` names. All take turns, several times; what counts
-is the median of what each took more than the bare ORM in the same round. Nothing is tuned;
-no relay runs, as the others have none.
+peers`` makes, or that ``INDELIBLE_PEERS`` names. All take turns, several times. A process measures
+each operation several times and hands back the least, the median of the processes counts,
+and of it what is more than that of the bare ORM. Nothing is tuned; no relay runs, as the
+others have none.
 
 Afterwards each has changed rows in every way that an ORM knows, and what it recorded is
 held against what the database held. Of raw SQL only triggers can know.
@@ -72,14 +73,14 @@ class Course:
 
     def more(self, library: str, operation: str) -> float:
         """Return the milliseconds that *library* takes more than the ORM alone."""
-        pairs = zip(self.answers[library], self.answers["none"], strict=True)
-        return median(
-            each.milliseconds[operation] - bare.milliseconds[operation] for each, bare in pairs
-        )
+        return self._middle(library, operation) - self.bare(operation)
 
     def bare(self, operation: str) -> float:
         """Return the milliseconds that the ORM takes alone."""
-        return median(each.milliseconds[operation] for each in self.answers["none"])
+        return self._middle("none", operation)
+
+    def _middle(self, library: str, operation: str) -> float:
+        return median(each.milliseconds[operation] for each in self.answers[library])
 
     def worst(self, library: str, peer: str, *operations: str) -> float:
         """Return the ratio of the extra times, of the operation for which it is greatest."""
