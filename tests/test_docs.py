@@ -102,7 +102,9 @@ def run_page(page: Path) -> None:
             Path(block.value).write_text(block.code, "utf-8")
         elif block.language == "python":
             # As many empty lines before, so that a traceback names the line of the page.
-            code = compile("\n" * block.line + block.code, str(page), "exec")
+            lines = "\n" * block.line + block.code
+            # As a program of its own: without what this one has imported from the future.
+            code = compile(lines, str(page), "exec", dont_inherit=True)
             exec(code, namespace)  # noqa: S102 - a page of this repository
         else:
             run_console(page, block)

@@ -117,16 +117,20 @@ def updated(
     return Row(f"{tracked.type}.update", tracked.type, key_text(key), changes)
 
 
-def linked(type_: str, name: str, owner: object, member: object, kind: Kind) -> Row:
+def linked(
+    type_: str, name: str, owner: Iterable[object], member: Iterable[object], kind: Kind
+) -> Row:
     """Return what happened when *owner* got one more *member* in its relation *name*."""
-    change = Change(new={MEMBER: key_text([member])})
-    return Row(f"{type_}.{name}.add", type_, key_text([owner]), {name: change}, kind)
+    change = Change(new={MEMBER: key_text(member)})
+    return Row(f"{type_}.{name}.add", type_, key_text(owner), {name: change}, kind)
 
 
-def unlinked(type_: str, name: str, owner: object, member: object, kind: Kind) -> Row:
+def unlinked(
+    type_: str, name: str, owner: Iterable[object], member: Iterable[object], kind: Kind
+) -> Row:
     """Return what happened when *owner* had one *member* less in its relation *name*."""
-    change = Change(old={MEMBER: key_text([member])})
-    return Row(f"{type_}.{name}.remove", type_, key_text([owner]), {name: change}, kind)
+    change = Change(old={MEMBER: key_text(member)})
+    return Row(f"{type_}.{name}.remove", type_, key_text(owner), {name: change}, kind)
 
 
 def changed(

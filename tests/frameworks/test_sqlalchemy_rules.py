@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -259,6 +260,34 @@ def test_an_upsert_that_meets_a_row_it_could_not_read_is_refused(
         session.commit()
 
     assert [("invoice.update", {"total": (1, 2), "doubled": (2, 4)})] == changes_of(plain)
+
+
+def test_upserts_that_race_tell_the_truth(shared: tuple[Engine, Engine]) -> None:
+    """Of upserts of one key at once, one has added the row, and each other tells what it found."""
+    captured, plain = shared
+    barrier = threading.Barrier(4)
+
+    def upsert_all(worker: int) -> None:
+        barrier.wait()
+        for turn in range(10):
+            total = worker * 100 + turn
+            statement = postgresql.insert(INVOICE).values(number=f"race{turn}", total=total)
+            with captured.begin() as connection:
+                connection.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["number"], set_={"total": total}
+                    )
+                )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upsert_all, range(1, 5)))
+
+    said = told(plain)
+    rows = {each.resource.id for each in said}
+    assert 10 == len(rows) == sum(each.action == "invoice.create" for each in said)
+    for row in rows:
+        totals = [each.changes["total"] for each in said if each.resource.id == row]
+        assert [change.new for change in totals[:-1]] == [change.old for change in totals[1:]]
 
 
 def test_two_sqlite_writers_wait_for_each_other(tmp_path: Path) -> None:

@@ -169,11 +169,11 @@ class Link:
 
     def created(self, values: Sequence[Any]) -> Row:
         """Return what happened when a row came."""
-        return linked(self.type, self.name, values[0], values[1], self.kind)
+        return linked(self.type, self.name, values[:1], values[1:2], self.kind)
 
     def deleted(self, values: Sequence[Any]) -> Row:
         """Return what happened when a row went."""
-        return unlinked(self.type, self.name, values[0], values[1], self.kind)
+        return unlinked(self.type, self.name, values[:1], values[1:2], self.kind)
 
     def updated(
         self,

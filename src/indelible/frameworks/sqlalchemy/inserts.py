@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, and_, false, or_, select
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
+from indelible.capture import exact
 from indelible.errors import CallerError
 from indelible.frameworks.sqlalchemy.tables import within
 
@@ -154,15 +156,43 @@ def conflicts(
                 chosen = [list(source.c)[names.index(column.name)] for column in columns]
                 yield within(columns, select(*chosen))
         return
-    found = []
+    pairs = [zip(*group, strict=True) for group in _groups(clause, sets, watched, targets)]
+    found = [and_(*(column == value for column, value in pair)) for pair in pairs]
+    for first in range(0, len(found), _CHUNK):
+        yield or_(false(), *found[first : first + _CHUNK])
+
+
+def contended(clause: Insert, sets: Sequence[Mapping[str, Any]], watched: Watched) -> list[int]:
+    """
+    Return a number for each key that *clause* may conflict on, the same for the same key.
+
+    Of what only the database can tell, there is none.
+    """
+    if clause.select is not None:
+        return []
+    targets = [columns for each in updates(clause) for columns in _targets(each, watched)]
+    found = set()
+    for columns, values in _groups(clause, sets, watched, targets):
+        if not any(isinstance(value, ClauseElement) for value in values):
+            said = repr((watched.table.fullname, [column.name for column in columns]))
+            said += repr([exact(value) for value in values])
+            digest = sha256(said.encode("utf-8", "surrogatepass")).digest()
+            found.add(int.from_bytes(digest[:8], "big", signed=True))
+    return sorted(found)
+
+
+def _groups(
+    clause: Insert,
+    sets: Sequence[Mapping[str, Any]],
+    watched: Watched,
+    targets: Sequence[list[Column[Any]]],
+) -> Iterator[tuple[list[Column[Any]], list[Any]]]:
+    """Yield columns and values of each key that a row to be added may conflict on."""
     for row in _rows(clause, sets, watched):
         for columns in targets:
             values = [_value(row, column, watched) for column in columns]
             if all(value is not None for value in values):
-                pairs = zip(columns, values, strict=True)
-                found.append(and_(*(column == value for column, value in pairs)))
-    for first in range(0, len(found), _CHUNK):
-        yield or_(false(), *found[first : first + _CHUNK])
+                yield columns, values
 
 
 def _rows(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Delete,
     Insert,
@@ -21,10 +22,12 @@ from sqlalchemy import (
     bindparam,
     event,
     false,
+    func,
     literal_column,
     or_,
     select,
 )
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, Grouping
@@ -37,6 +40,7 @@ from indelible.frameworks.sqlalchemy.inserts import (
     asked,
     bound,
     conflicts,
+    contended,
     table_of,
     updates,
 )
@@ -223,12 +227,26 @@ class _Changes:
         how = asked(clause, self._watched, many=len(sets) > 1)
         pending = Pending(watched=self._watched, asked=how)
         if updates(clause):
-            rows: dict[Key, Values] = {}
-            for condition in conflicts(clause, sets, self._watched):
-                statement = select(*self._watched.columns).where(condition)
-                rows |= self._found(statement.with_for_update(key_share=True))
+            rows = self._conflicting(clause, sets)
+            keys = contended(clause, sets, self._watched)
+            if len(rows) < len(keys) and self._connection.dialect.name == "postgresql":
+                # Another upsert of the same key would wait for this one in any case: here it
+                # waits before it looks, and then finds the row.
+                wait = select(
+                    func.pg_advisory_xact_lock(func.unnest(array(keys, type_=BigInteger)))
+                )
+                self._connection.execute(wait, execution_options=self._options)
+                rows = self._conflicting(clause, sets)
             pending.before[self._watched] = rows
         return how.clause, pending
+
+    def _conflicting(self, clause: Insert, sets: Sets) -> dict[Key, Values]:
+        """Read and lock the rows that *clause* may update instead of adding its own."""
+        rows: dict[Key, Values] = {}
+        for condition in conflicts(clause, sets, self._watched):
+            statement = select(*self._watched.columns).where(condition)
+            rows |= self._found(statement.with_for_update(key_share=True))
+        return rows
 
     def update(self, clause: Update, sets: Sets) -> tuple[Update, Pending]:
         """Read the rows that *clause* changes, and hold it to them."""

@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
 from sqlalchemy import ForeignKeyConstraint, MetaData, Table, bindparam, select, tuple_
 from sqlalchemy.orm import registry
 
@@ -18,6 +17,8 @@ from indelible.capture import (
     created,
     deleted,
     key_text,
+    linked,
+    unlinked,
     updated,
 )
 from indelible.errors import CallerError, InvalidEvent
@@ -74,20 +75,15 @@ class Link:
         member = {MEMBER: self._of(new, self.target)}
         changes[self.relationship] = Change(member, member)
         owner = self._of(new, self.owner)
-        return [Row(f"{self._name}.update", self.type, owner, changes, self.kind)]
+        return [
+            Row(f"{self.type}.{self.relationship}.update", self.type, owner, changes, self.kind)
+        ]
 
     def _row(self, old: Values | None, new: Values | None) -> Row:
         values: Any = old if new is None else new
-        member = {MEMBER: self._of(values, self.target)}
-        change = Change(member, UNSET) if new is None else Change(UNSET, member)
-        verb = "remove" if new is None else "add"
-        owner = self._of(values, self.owner)
-        changes = {self.relationship: change}
-        return Row(f"{self._name}.{verb}", self.type, owner, changes, self.kind)
-
-    @property
-    def _name(self) -> str:
-        return f"{self.type}.{self.relationship}"
+        owner, member = ([values[place] for place in key] for key in (self.owner, self.target))
+        made = unlinked if new is None else linked
+        return made(self.type, self.relationship, owner, member, self.kind)
 
     @staticmethod
     def _of(values: Values, places: tuple[int, ...]) -> str:
