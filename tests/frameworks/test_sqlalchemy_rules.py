@@ -286,7 +286,7 @@ def test_upserts_that_race_tell_the_truth(shared: tuple[Engine, Engine]) -> None
     rows = {each.resource.id for each in said}
     assert 10 == len(rows) == sum(each.action == "invoice.create" for each in said)
     for row in rows:
-        totals = [each.changes["total"] for each in said if each.resource.id == row]
+        totals = [(each.changes or {})["total"] for each in said if each.resource.id == row]
         assert [change.new for change in totals[:-1]] == [change.old for change in totals[1:]]
 
 
