@@ -616,6 +616,46 @@ def test_a_table_of_another_database_has_its_own_outbox(tmp_path: Path) -> None:
         del connections.settings["other"]
 
 
+class Replica:
+    """A router that has everything read from a replica."""
+
+    def db_for_read(self, model: Any, **_: Any) -> str:  # noqa: ARG002 - as Django calls it
+        """Return the replica."""
+        return "replica"
+
+    def allow_relation(self, *_: Any, **__: Any) -> bool:
+        """Both are the same."""
+        return True
+
+
+def test_old_values_are_not_read_from_a_replica(tmp_path: Path) -> None:
+    """What a replica holds may be old: what is captured comes from where it is written."""
+    product = Product.objects.create(name="a", stock=1)
+    Outbox.objects.all().delete()
+    connections.settings["replica"] = connections.configure_settings(
+        {
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": str(tmp_path / "is-not-there" / "x"),
+            }
+        }
+    )["default"]
+    try:
+        with override_settings(DATABASE_ROUTERS=[Replica()]):
+            product.stock = 2
+            product.save()
+            Product.objects.filter(stock=2).update(stock=F("stock") + 1)
+            with pytest.raises(OperationalError):
+                Product.objects.get()
+    finally:
+        connections["replica"].close()
+        del connections["replica"]
+        del connections.settings["replica"]
+
+    changes = [event.changes["stock"] for event in shops.events()]
+    assert [(1, 2), (2, 3)] == [(change.old, change.new) for change in changes]
+
+
 def test_an_object_that_is_not_saved_yet_breaks_nothing() -> None:
     """What Django itself refuses is refused as before, and leaves nothing behind."""
     with pytest.raises(ValueError, match="unsaved related object"):

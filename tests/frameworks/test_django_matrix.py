@@ -16,6 +16,7 @@ from tests.frameworks import shops
 from tests.frameworks.django_project.models import (
     Cheap,
     Line,
+    Node,
     Order,
     Pair,
     Place,
@@ -265,6 +266,35 @@ def values_of_every_kind() -> None:
     )
 
 
+def rows_in_a_circle() -> None:
+    """Have rows refer to each other, and delete one with all that hangs on it."""
+    first = Node.objects.create(name="a")
+    second = Node.objects.create(name="b", parent=first)
+    Node.objects.filter(pk=first.pk).update(parent=second)
+    first.friends.add(second)
+    first.delete()
+
+
+def deferred_fields() -> None:
+    """Save rows of which not all was read."""
+    products()
+    some = Product.objects.only("name").get(sku="s1")
+    some.name = "read in part"
+    some.save()
+    rest = Product.objects.defer("name", "double").get(sku="s2")
+    rest.stock = 44
+    rest.save()
+
+
+def no_finite_numbers() -> None:
+    """Write what is no number, where the database has a place for it."""
+    ratio = float("nan") if connection.vendor == "postgresql" else None
+    product = Product.objects.create(name="a", ratio=ratio)
+    product.save()
+    Product.objects.update(ratio=float("inf"))
+    Product.objects.update(ratio=float("-inf"))
+
+
 def a_transaction_with_savepoints() -> None:
     """Keep what is before and after a savepoint that is rolled back."""
     (product,) = products(1)
@@ -351,6 +381,9 @@ STEPS: list[Callable[[], None]] = [
     through_a_proxy,
     composite_keys,
     values_of_every_kind,
+    rows_in_a_circle,
+    deferred_fields,
+    no_finite_numbers,
     a_transaction_with_savepoints,
     a_transaction_that_is_rolled_back,
     a_constraint_that_fails,

@@ -122,6 +122,15 @@ class Pair(models.Model):
     value = models.IntegerField(default=0)
 
 
+@track()
+class Node(models.Model):
+    """A row that others of its kind hang on, in a circle perhaps."""
+
+    name = models.CharField(max_length=50)
+    parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True)
+    friends = models.ManyToManyField("self")
+
+
 class Untracked(models.Model):
     """What nobody asked for."""
 
