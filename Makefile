@@ -10,6 +10,8 @@ NEWER = $(or $(shell for each in python3.14 python3.13 python3.12 $(PYTHON) \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
 	&& echo $$each && break; done),$(PYTHON))
 
+PEERS := .venv-peers
+
 # What must be on the machine, as command=package. Installed only where missing.
 DEBIAN_PACKAGES := git=git python3=python3 cc=gcc
 # The same for modules that Debian splits from Python, as module=package.
@@ -22,10 +24,10 @@ VERSIONS := $(wildcard tests/frameworks/test_django*.py tests/frameworks/test_sq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help system $(VENV) demo demo-django demo-fastapi demo-flask test coverage check fix bench soak lock clean
+.PHONY: help system $(VENV) demo demo-django demo-fastapi demo-flask peers test coverage check fix bench soak lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z$$().A-Z]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z$$().A-Z-]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 system: ## Install the Debian packages that are missing (as root or with sudo)
 	@missing=""; \
@@ -64,6 +66,13 @@ $(OTHER)/installed: requirements-versions.lock pyproject.toml $(INSTALLED)
 	$(OTHER)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-versions.lock
 	@touch $@
 
+peers: $(PEERS)/installed ## Create the environment of the libraries that capture is measured beside
+
+$(PEERS)/installed: benchmarks/peers/requirements.lock | $(INSTALLED)
+	[ -x $(PEERS)/bin/python ] || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
 demo: $(INSTALLED) ## Show what Indelible does
 	./demo/run
 
@@ -92,7 +101,7 @@ fix: $(INSTALLED) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(INSTALLED) ## Run the benchmarks
+bench: $(INSTALLED) $(PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks
 
 soak: $(INSTALLED) ## Run the tests that take minutes
@@ -105,7 +114,10 @@ lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
 		--group versions --output-file requirements-versions.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
+		--output-file benchmarks/peers/requirements.lock benchmarks/peers/requirements.in
 
 clean: ## Remove the environment, caches and what was built
-	rm -rf $(VENV) $(OTHER) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OTHER) $(PEERS) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, transaction
+from django.db import NotSupportedError, connections, transaction
 
 from indelible.context import current, to_message
 from indelible.frameworks.django import relaying
 from indelible.outbox import TABLE, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from indelible.capture import Row
     from indelible.frameworks.django.tracking import Link, Table
@@ -127,6 +127,11 @@ def begun(compiler: Any, table: Table | Link, *, joined: bool = False) -> Iterat
             raise
         return
     statement = Statement(compiler, table)
+    if not joined and table.triggers and _takes_several(compiler.connection):
+        # Sent together they are one transaction, or part of the one there is.
+        with compiler.connection.execute_wrapper(_with_context):
+            yield statement
+        return
     with transaction.atomic(using=compiler.using, savepoint=False):
         if table.triggers and statement.connection.vendor == "postgresql":
             # Now, as a savepoint that was rolled back may have taken it away again.
@@ -151,14 +156,36 @@ def _bodies(rows: Sequence[Row]) -> list[str]:
     return pack(rows, current(), at=datetime.now(UTC), entropy=os.urandom(12))
 
 
+def _with_context(
+    execute: Callable[..., Any],
+    sql: str,
+    params: Any,
+    many: bool,  # noqa: FBT001 - as Django calls it
+    context: Any,
+) -> Any:
+    """Execute *sql*, and in the same trip tell the triggers who acts."""
+    if many:
+        raise NotSupportedError("triggers: found executemany(), expected one statement")
+    result = execute(f"{_CONTEXT}; {sql}", (to_message(current()), *(params or ())), many, context)
+    context["cursor"].nextset()
+    return result
+
+
 def _may_be_alone(connection: Any) -> bool:
-    if connection.vendor != "postgresql" or connection.in_atomic_block:
-        return False
-    # Several statements at a time are not for the extended protocol, nor for psycopg 2.
     return (
-        not connection.features.uses_server_side_binding
-        and _IS_PSYCOPG3
+        not connection.in_atomic_block
+        and _takes_several(connection)
         and connection.get_autocommit()
+    )
+
+
+def _takes_several(connection: Any) -> bool:
+    """Tell whether several statements can be sent at a time."""
+    # They are not for the extended protocol, nor for psycopg 2.
+    return (
+        connection.vendor == "postgresql"
+        and not connection.features.uses_server_side_binding
+        and _IS_PSYCOPG3
     )
 
 

@@ -65,6 +65,8 @@ _PENDING = "indelible_pending"
 """Execution option of a statement: what was read before it."""
 
 _CHUNK = 500
+_TELLS_OLD = (18,)
+"""From this version on PostgreSQL returns old values."""
 _MOST_PARAMETERS = 10_000
 
 
@@ -76,6 +78,7 @@ class Pending:
     Attributes:
         before: The rows that it may change.
         renamed: The keys that it gives to some of them.
+        pairs: Whether it returns each row as it was and as it is.
         asked: How it tells the keys of the rows that it adds.
         follows: Names of tables that the database itself changes with it, unseen.
     """
@@ -83,6 +86,7 @@ class Pending:
     watched: Watched
     before: Image = field(default_factory=dict)
     renamed: dict[Key, Key] = field(default_factory=dict)
+    pairs: bool = False
     asked: Asked | None = None
     follows: list[str] = field(default_factory=list)
 
@@ -254,13 +258,39 @@ class _Changes:
         assigned = self._assigned(clause, sets)
         keys = {column.name for column in self._watched.key}
         new_keys = {name: value for name, value in assigned.items() if name in keys}
+        followers = self._tables.followers.get(self._watched.table, ())
+        if not followers and self._tells_old(clause, sets):
+            pending.pairs = True
+            return clause.returning(*self._pairs()), pending
         lock = {"key_share": not new_keys}
         clause, rows = self._held(clause, sets, lock, pending, new_keys)
         pending.before[self._watched] = rows
         if rows:
-            followers = self._tables.followers.get(self._watched.table, ())
             pending.follows += [each.table for each in followers if each.referred & assigned.keys()]
         return clause, pending
+
+    def _tells_old(self, clause: Update, sets: Sets) -> bool:
+        """Tell whether the database can return which rows *clause* changes, old and new."""
+        dialect = self._connection.dialect
+        return (
+            dialect.name == "postgresql"
+            and (dialect.server_version_info or (0,)) >= _TELLS_OLD
+            and len(sets) == 1
+            and clause.table is self._watched.table
+            # Of what the ORM builds itself it would read the rows as entities.
+            and "compile_state_plugin" not in clause._propagate_attrs  # noqa: SLF001 - it has no public name
+            and not clause._returning  # noqa: SLF001
+            and not clause._return_defaults  # noqa: SLF001
+        )
+
+    def _pairs(self) -> list[ColumnElement[Any]]:
+        quote = self._connection.dialect.identifier_preparer.quote
+        columns = self._watched.columns
+        old = [
+            literal_column(f"old.{quote(column.name)}", column.type).label(f"indelible_old_{n}")
+            for n, column in enumerate(columns)
+        ]
+        return [*old, *columns]
 
     def delete(self, clause: Delete, sets: Sets) -> tuple[Delete, Pending]:
         """Read the rows that *clause* deletes, and what goes with them; hold it to them."""
@@ -275,6 +305,11 @@ class _Changes:
         if pending.asked is not None:
             return self._added(pending, result)
         found: list[Row] = []
+        if pending.pairs:
+            size = len(self._watched.columns)
+            for row in map(tuple, result.all()):
+                found += self._watched.rows(row[:size], row[size:])
+            return found
         for watched, before in pending.before.items():
             if watched is self._watched and pending.renamed:
                 for old_key, old in before.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ForeignKeyConstraint, MetaData, Table, bindparam, select, tuple_
@@ -104,6 +104,7 @@ class Watched:
         permissions: Columns whose change is a change of rights.
         aliases: Names that a statement may use for a column.
         lookup: Selects the rows whose keys are in the parameter `KEYS`.
+        names: Of the columns that are *kept*.
     """
 
     table: Table
@@ -115,6 +116,11 @@ class Watched:
     permissions: frozenset[str]
     aliases: Mapping[str, str]
     lookup: Select[Any]
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = tuple([str(self.columns[place].name) for place in self.kept])
+        object.__setattr__(self, "names", names)
 
     def key_of(self, values: Values) -> Key:
         """Return the key of a row."""
@@ -127,7 +133,7 @@ class Watched:
 
     def rows(self, old: Values | None, new: Values | None) -> list[Row]:
         """Return what it means that a row was *old* and is *new*."""
-        told, names = self.told, [str(self.columns[place].name) for place in self.kept]
+        told, names = self.told, self.names
         if told is None:
             return []
         if isinstance(told, Link):
@@ -148,7 +154,9 @@ class Watched:
         return [row]
 
     def _kept(self, values: Values) -> Values:
-        return tuple(values[place] for place in self.kept)
+        if len(self.kept) == len(self.columns):
+            return values
+        return tuple([values[place] for place in self.kept])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
