@@ -12,6 +12,13 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def environment(home: str, folder: Path) -> dict[str, str]:
+    """Return the environment of a user who keeps everything below *folder*."""
+    # Another test may have named the settings of its own Django.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO_")}
+    return {**own, home: str(folder / "home"), "XDG_CONFIG_HOME": str(folder / "configuration")}
+
+
 @pytest.mark.parametrize(
     ("folder", "home", "program", "said"),
     [
@@ -60,11 +67,7 @@ def test_an_example_runs_and_its_trail_says_what_was_done(
     result = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", *program],
         cwd=EXAMPLES / folder,
-        env={
-            **os.environ,
-            home: str(tmp_path / "home"),
-            "XDG_CONFIG_HOME": str(tmp_path / "configuration"),
-        },
+        env=environment(home, tmp_path),
         capture_output=True,
         text=True,
         check=False,
@@ -80,7 +83,7 @@ def test_the_migrations_of_the_shop_are_those_of_its_models(tmp_path: Path) -> N
     result = subprocess.run(
         [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],
         cwd=EXAMPLES / "django_shop",
-        env={**os.environ, "SHOP_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+        env=environment("SHOP_HOME", tmp_path),
         capture_output=True,
         text=True,
         check=False,
