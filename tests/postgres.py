@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 import warnings
@@ -68,9 +69,9 @@ def server(version: int, *, durable: bool = False, commit_times: bool = False) -
     # Not below pytest's folder: the server's own user has to get there.
     folder = Path(tempfile.mkdtemp(prefix="indelible-pg-"))
     try:
-        with get_server(
-            folder / "data", cleanup_mode="delete", postgres_version=version
-        ) as running:
+        with _one_at_a_time():
+            ready = get_server(folder / "data", cleanup_mode="delete", postgres_version=version)
+        with ready as running:
             found = Server(running)
             if not durable:
                 found.set("fsync", "off")
@@ -81,3 +82,11 @@ def server(version: int, *, durable: bool = False, commit_times: bool = False) -
             yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep others from starting a server inside the block: the first one makes its user."""
+    with (Path(tempfile.gettempdir()) / "indelible-pg.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
