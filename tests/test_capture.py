@@ -260,3 +260,40 @@ def test_every_key_is_an_id(key: list[object]) -> None:
 
     assert text == Resource(type="invoice", id=text).id
     assert text.encode()
+
+
+class Shown:
+    """Shown by a long text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"<Shown {self.text}>"
+
+
+def deep(value: object) -> object:
+    """Return *value* inside of many lists."""
+    for _ in range(40):
+        value = ["x" * 10, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"admin": 1}, {"admin": True}),
+        ({"admin": 0}, {"admin": False}),
+        ([1], [1.0]),
+        (Shown("x" * 300 + "a"), Shown("x" * 300 + "b")),
+        (deep("a" * 300 + "b"), deep("a" * 300 + "c")),
+    ],
+)
+def test_what_is_not_the_same_in_json_is_a_change(old: object, new: object) -> None:
+    """A right that becomes true, or the end of a long value, is not lost."""
+    assert {"data"} == changed({"data": old}, {"data": new}).keys()
+
+
+def test_the_order_of_names_is_no_change() -> None:
+    """An object that was written in another order is the same."""
+    assert {} == changed({"d": {"a": 1, "b": 2}}, {"d": {"b": 2, "a": 1}})

@@ -46,6 +46,7 @@ MEMBER = "$member"
 """The mark of one value among several that a field has."""
 
 _MOST_KEY = 900
+_MOST_REPR = 200
 _MOST_INT, _LEAST_INT = 2**64 - 1, -(2**63)
 
 
@@ -140,12 +141,18 @@ def changed(
     changes = {}
     for name, value in new.items():
         before = old[name]
-        if before is value or (type(before) is type(value) and before == value):
+        kind = type(value)
+        if before is value or (type(before) is kind and kind in _PLAIN and before == value):
             continue
         left, right = exact(before), exact(value)
-        if left != right or type(left) is not type(right):
+        # As JSON: to Python 1 is True, and 1.0, also deep inside.
+        if left is not right and _ordered(left) != _ordered(right):
             changes[name] = Change(SECRET, SECRET) if name in secret else Change(left, right)
     return changes
+
+
+_PLAIN = frozenset({str, int, bool, bytes, Decimal})
+_ordered = msgspec.json.Encoder(order="deterministic").encode
 
 
 def key_text(values: Iterable[object]) -> str:
@@ -240,12 +247,12 @@ def _exact(value: object, depth: int) -> Any:  # noqa: ANN401, C901, PLR0911 - a
     try:
         return plain(value, "value")
     except InvalidEvent:
-        return {"$repr": _bounded(repr(value))}
+        return _repr(value)
 
 
 def _container(value: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON
     if depth >= MAX_NESTING // 2:
-        return {"$repr": _bounded(repr(value))}
+        return _repr(value)
     form: Any
     if isinstance(value, dict):
         form = {_escaped(str(name)): _exact(item, depth + 1) for name, item in value.items()}
@@ -279,8 +286,12 @@ def _escaped(value: str) -> str:
     return value
 
 
-def _bounded(text: str) -> str:
-    return _escaped(text[:200])
+def _repr(value: object) -> dict[str, Any]:
+    text = repr(value)
+    # Not its beginning: of two values that begin alike one would be taken for the other.
+    if len(text) > _MOST_REPR:
+        return _digest(text.encode("utf-8", "surrogatepass"))
+    return {"$repr": _escaped(text)}
 
 
 def _digest(data: bytes) -> dict[str, Any]:

@@ -78,8 +78,12 @@ class Work:
     def frozen(self) -> Context:
         """Return what is known now."""
         found = self.context
-        if found.actor is None and self._actor_of is not None:
-            actor = self._actor_of()
+        if found.actor is None and self._actor_of is not None and not _asking.get():
+            token = _asking.set(True)
+            try:
+                actor = self._actor_of()
+            finally:
+                _asking.reset(token)
             if actor is not None:
                 return msgspec.structs.replace(found, actor=actor)
         return found
@@ -92,6 +96,9 @@ _current: ContextVar[tuple[Work | None, Context]] = ContextVar(
     "indelible.context", default=(None, _NOTHING)
 )
 
+
+# What is recorded by whoever finds out who acts is done before anybody knows.
+_asking: ContextVar[bool] = ContextVar("indelible.asking", default=False)
 
 _tracing: Callable[[], Trace | None] | None = None
 

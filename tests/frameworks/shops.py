@@ -79,7 +79,7 @@ def snapshot() -> Snapshot:
             }
             found[f"{table.tracked.type}:{key_text(row[:count])}"] = values
     for link in _links():
-        for owner, member in _rows(link.model, link.columns):
+        for owner, member in _rows(link.model, link.fields.values()):
             row = found[f"{link.type}:{key_text([owner])}"]
             row[link.name] = sorted([*row.get(link.name, []), key_text([member])])
     return found

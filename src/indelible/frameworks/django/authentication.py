@@ -43,6 +43,8 @@ def actor_of(user: Any) -> Actor | None:
         return None
     if not getattr(user, "is_authenticated", False):
         return Actor(type="anonymous")
+    if user.pk is None:
+        return None  # Django takes the key of an object away when its row is deleted
     roles = [
         role
         for role, attribute in (("admin", "is_superuser"), ("staff", "is_staff"))
@@ -62,9 +64,10 @@ def _logged_in(*, user: Any, **_: Any) -> None:
 
 
 def _logged_out(*, user: Any, **_: Any) -> None:
-    actor = actor_of(user)
-    if actor is not None and actor.type == "user":
-        _write(Event.authentication(actor, action="auth.logout", resource=_resource(user)))
+    actor = actor_of(user) or current().actor
+    if user is not None and actor is not None and actor.type == "user":
+        resource = _resource(user, key=actor.id)
+        _write(Event.authentication(actor, action="auth.logout", resource=resource))
 
 
 def _login_failed(*, credentials: dict[str, Any], **_: Any) -> None:
@@ -101,10 +104,10 @@ def _saved(
     )
 
 
-def _resource(user: Any) -> Resource:
+def _resource(user: Any, *, key: str | None = None) -> Resource:
     table = tracking.table_of(user._meta.model)
     kind = table.tracked.type if isinstance(table, tracking.Table) else "user"
-    return Resource(type=kind, id=str(user.pk))
+    return Resource(type=kind, id=str(user.pk) if key is None else key)
 
 
 def _backend(user: Any) -> dict[str, str] | None:

@@ -192,6 +192,8 @@ def _updated(statement: Statement, asked: list[Any]) -> list[Any]:
         for each, _, _ in compiler.query.values
         if each.name in table.fields or each in table.key
     }
+    if isinstance(table, Link):
+        changed.update(table.fields)  # one of the two says nothing
     changed.update((name, table.fields[name]) for name in getattr(table, "generated", ()))
     sql, params = compiler.as_sql()
     columns = [*table.key, *changed.values()]
@@ -208,9 +210,7 @@ def _updated(statement: Statement, asked: list[Any]) -> list[Any]:
     for before, after in pairs:
         key, values = before[: len(table.key)], before[len(table.key) :]
         new_values = dict(zip(changed, after, strict=False))
-        row = table.updated(key, dict(zip(changed, values, strict=True)), new_values)
-        if row is not None:
-            statement.rows.append(row)
+        statement.rows += table.updated(key, dict(zip(changed, values, strict=True)), new_values)
     return [tuple(after[len(changed) :]) for _, after in pairs]
 
 
@@ -241,11 +241,17 @@ def _update_locked(
             " be captured, for which of them is which afterwards nobody can tell; update one"
             " at a time, or let triggers capture this model: track(triggers=True)"
         )
-    if compiler.connection.vendor == "postgresql" and not _is_one(compiler, table):
+    if not _is_one(compiler, table) and (
+        compiler.connection.vendor == "postgresql" or "RAND" in where.upper()
+    ):
         # A row that began to match meanwhile is not locked, and so not to be changed: to
-        # the database it comes after this statement.
+        # the database it comes after this statement. Nor is the condition asked again,
+        # which may choose others each time.
         keys, key_params = _among(compiler, table, [row[:size] for row in before])
-        head = sql[: -len(where)] + f"({where}) AND " if where else f"{sql} WHERE "
+        if where:
+            head, params = sql[: -len(where)], params[: len(params) - len(where_params)]
+        else:
+            head = f"{sql} WHERE "
         sql, params = head + keys, [*params, *key_params]
     sql += f" RETURNING {statement.columns([*columns, *asked])}"
     after = statement.converted([*columns, *asked], statement.run(sql, params))
@@ -321,9 +327,7 @@ def _add_upserted(
     size = len(table.key)
     old = dict(zip(table.fields, before[size:], strict=True))
     new = dict(zip(table.fields, after[size:], strict=True))
-    row = table.updated(before[:size], old, new)
-    if row is not None:
-        rows.append(row)
+    rows += table.updated(before[:size], old, new)
 
 
 def _conflicting(statement: Statement) -> dict[Any, Any]:
@@ -360,7 +364,9 @@ def _lock(
 ) -> list[Any]:
     """Select rows so that nobody else changes them before this transaction ends."""
     if statement.connection.vendor == "postgresql":
-        select += " FOR UPDATE"
+        # As UPDATE itself locks: a foreign key that others just checked is no hindrance,
+        # and two who did so do not wait for each other.
+        select += " FOR NO KEY UPDATE"
     else:
         # A reader that becomes a writer fails at once where another wrote in between;
         # a writer waits for its turn.
@@ -377,6 +383,7 @@ def _is_one(compiler: Any, table: Table | Link) -> bool:
         and len(table.key) == 1
         and isinstance(children[0], Exact)
         and getattr(children[0].lhs, "target", None) is table.key[0]
+        and not hasattr(children[0].rhs, "as_sql")
         and not compiler.query.where.negated
     )
 

@@ -52,7 +52,7 @@ class AuditMiddleware:
             return _within(work, await response)
 
     def _work(self, request: Any) -> Work:
-        return Work(self._context(request), lambda: _actor(request))
+        return Work(self._context(request), _Asked(request))
 
     def _context(self, request: Any) -> Context:
         meta = request.META
@@ -102,6 +102,20 @@ async def _async_parts(work: Work, content: Any) -> Any:
             except StopAsyncIteration:
                 return
         yield part
+
+
+class _Asked:
+    """Says who makes a request, also after their own row was deleted in it."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._last: Actor | None = None
+
+    def __call__(self) -> Actor | None:
+        found = _actor(self._request)
+        if found is not None:
+            self._last = found
+        return self._last
 
 
 def _actor(request: Any) -> Actor | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from indelible.capture import Row
+    from indelible.context import Context
     from indelible.frameworks.django.tracking import Link, Table
 
 _INSERT = f"INSERT INTO {TABLE} (body) VALUES "  # noqa: S608 - a name of our own
@@ -42,6 +43,9 @@ class Statement:
         self.compiler = compiler
         self.table = table
         self.rows: list[Row] = []
+        # Now: whoever is asked who acts may look into the database, or write to it, and
+        # that is not a part of this statement.
+        self.context = current()
 
     @property
     def connection(self) -> Any:
@@ -87,7 +91,7 @@ class _Alone(Statement):
         """Write what it did, and commit."""
         if not self._begun:
             return
-        bodies = _bodies(self.rows)
+        bodies = _bodies(self.rows, self.context)
         # Crash here, or at any time before the server has committed: neither the rows nor
         # what is said of them was ever there.
         with self.connection.cursor() as cursor:
@@ -135,10 +139,10 @@ def begun(compiler: Any, table: Table | Link, *, joined: bool = False) -> Iterat
     with transaction.atomic(using=compiler.using, savepoint=False):
         if table.triggers and statement.connection.vendor == "postgresql":
             # Now, as a savepoint that was rolled back may have taken it away again.
-            statement.run(_CONTEXT, (to_message(current()),))
+            statement.run(_CONTEXT, (to_message(statement.context),))
         yield statement
         # Crash here: the same.
-        write(compiler.using, _bodies(statement.rows))
+        write(compiler.using, _bodies(statement.rows, statement.context))
 
 
 def write(using: str, bodies: Sequence[str]) -> None:
@@ -150,10 +154,10 @@ def write(using: str, bodies: Sequence[str]) -> None:
     relaying.written(using)
 
 
-def _bodies(rows: Sequence[Row]) -> list[str]:
+def _bodies(rows: Sequence[Row], context: Context) -> list[str]:
     if not rows:
         return []
-    return pack(rows, current(), at=datetime.now(UTC), entropy=os.urandom(12))
+    return pack(rows, context, at=datetime.now(UTC), entropy=os.urandom(12))
 
 
 def _with_context(

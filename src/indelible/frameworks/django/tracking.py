@@ -7,7 +7,7 @@ It runs no query.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +122,10 @@ class Table:
 
     def updated(
         self, key: Sequence[Any], old: Mapping[str, Any], new: Mapping[str, Any]
-    ) -> Row | None:
+    ) -> list[Row]:
         """Return what happened to a row; nothing where no value is another one."""
         row = updated(self.tracked, key, old, new)
-        return None if row is None else self._kind(row)
+        return [] if row is None else [self._kind(row)]
 
     def _apart(self, values: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         count = len(self.key)
@@ -155,7 +155,6 @@ class Link:
     target: Any
     kind: Kind = "data_change"
     triggers: bool = False
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> list[Any]:
@@ -164,25 +163,31 @@ class Link:
 
     @cached_property
     def columns(self) -> list[Any]:
-        """What is read of a row."""
-        return [self.source, self.target]
+        """What is read of a row: the primary key, and then each captured field."""
+        return [*self.key, *self.fields.values()]
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """Its two foreign keys."""
+        return {each.name: each for each in (self.source, self.target)}
 
     def created(self, values: Sequence[Any]) -> Row:
         """Return what happened when a row came."""
-        return linked(self.type, self.name, values[:1], values[1:2], self.kind)
+        return linked(self.type, self.name, values[-2:-1], values[-1:], self.kind)
 
     def deleted(self, values: Sequence[Any]) -> Row:
         """Return what happened when a row went."""
-        return unlinked(self.type, self.name, values[:1], values[1:2], self.kind)
+        return unlinked(self.type, self.name, values[-2:-1], values[-1:], self.kind)
 
     def updated(
         self,
-        key: Sequence[Any],  # noqa: ARG002 - as `Table.updated`
-        old: Mapping[str, Any],  # noqa: ARG002
-        new: Mapping[str, Any],  # noqa: ARG002
-    ) -> Row | None:
-        """Return nothing: Django only adds and removes such rows."""
-        return None
+        key: Sequence[Any],
+        old: Mapping[str, Any],
+        new: Mapping[str, Any],
+    ) -> list[Row]:
+        """Return what happened when a row came to join others: the one went, the other came."""
+        before, after = ([*key, *(row[name] for name in self.fields)] for row in (old, new))
+        return [] if before == after else [self.deleted(before), self.created(after)]
 
 
 def key_fields(model: Any) -> list[Any]:
@@ -224,6 +229,8 @@ def resolve() -> None:
         for parent in model._meta.get_parent_list():
             if parent not in _asked:
                 _add(parent, {**options, "type": None}, asked=False)
+    for model, options in _asked.items():
+        _check_inherited(model, options["secret"])
 
 
 def forget(model: Any) -> None:
@@ -245,7 +252,7 @@ def _add(model: Any, options: Mapping[str, Any], *, asked: bool) -> None:
         )
     if asked:
         for option in ("exclude", "secret", "personal", "permissions"):
-            _check(model, option, options[option])
+            options = {**options, option: _fields_of(model, option, options[option])}
     exclude = options["exclude"]
     key = set(key_fields(model))
     fields = {
@@ -280,11 +287,35 @@ def _add(model: Any, options: Mapping[str, Any], *, asked: bool) -> None:
         )
 
 
-def _check(model: Any, option: str, names: Collection[str]) -> None:
+def _fields_of(model: Any, option: str, names: Collection[str]) -> frozenset[str]:
+    """Return the names of the fields that *names* are, which may name their columns."""
+    found: set[str] = set()
     for name in names:
         try:
-            model._meta.get_field(name)
+            each = model._meta.get_field(name)
         except FieldDoesNotExist:
             raise ImproperlyConfigured(
                 f"{model._meta.label}: {option} names {name!r}, which is no field of it"
             ) from None
+        if option == "secret" and (
+            each in key_fields(model) or each.many_to_many or not getattr(each, "concrete", False)
+        ):
+            raise ImproperlyConfigured(
+                f"{model._meta.label}: secret names {name!r}, which is no column besides the"
+                " primary key: keys of rows stand in every event; exclude the relation, or do not track it"
+            )
+        found.add(each.name)
+    return frozenset(found)
+
+
+def _check_inherited(model: Any, names: Collection[str]) -> None:
+    """Look whether those fields that *model* inherits are secret in the table that has them."""
+    for name in names:
+        each = model._meta.get_field(name)
+        table = _tables.get(each.model._meta.concrete_model)
+        if isinstance(table, Table) and each.name in table.fields.keys() - table.tracked.secret:
+            raise ImproperlyConfigured(
+                f"{model._meta.label}: {name!r} is secret here, and a column of"
+                f" {table.model._meta.label}, which does not say so; track that model with"
+                f" secret=[{each.name!r}]"
+            )
