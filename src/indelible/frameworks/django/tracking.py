@@ -302,7 +302,8 @@ def _fields_of(model: Any, option: str, names: Collection[str]) -> frozenset[str
         ):
             raise ImproperlyConfigured(
                 f"{model._meta.label}: secret names {name!r}, which is no column besides the"
-                " primary key: keys of rows stand in every event; exclude the relation, or do not track it"
+                " primary key: keys of rows stand in every event; exclude the relation, or do not"
+                " track it"
             )
         found.add(each.name)
     return frozenset(found)
