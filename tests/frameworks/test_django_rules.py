@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.apps.registry import Apps
-from django.contrib.auth import logout
+from django.contrib.auth import logout, user_logged_in, user_logged_out
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, models, transaction
-from django.db.models import F, Subquery
+from django.core.management import call_command
+from django.db import connection, connections, models, router, transaction
+from django.db.models import F, Subquery, Value
+from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from indelible.context import Context, Work, begun
 from indelible.event import Actor
-from indelible.frameworks.django import AuditMiddleware, track, tracking
+from indelible.frameworks.django import AuditMiddleware, relaying, track, tracking
+from indelible.frameworks.django.models import Outbox
 from tests.frameworks import shops
 from tests.frameworks.django_project.models import Order, Product, Tag, Untracked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 pytestmark = pytest.mark.usefixtures("shop")
@@ -207,3 +212,105 @@ def test_an_update_of_a_relation_to_what_it_is_says_nothing() -> None:
     Product.objects.create(name="a").tags.add(tag)
 
     assert [] == shops.told(lambda: Product.tags.through.objects.update(tag=tag))
+
+
+@pytest.mark.parametrize("name", ["Order Line", "größe", ".hidden", ""])
+def test_a_type_that_no_event_can_have_is_refused_at_start(name: str) -> None:
+    """Nobody finds out from the rows that were put aside that nothing was recorded."""
+    meta = type("Meta", (), {"app_label": "loose", "apps": Apps()})
+    model = type("Größe", (models.Model,), {"__module__": __name__, "Meta": meta})
+    track(type=name or None)(model)
+    try:
+        with pytest.raises(ImproperlyConfigured, match="cannot stand in an event"):
+            tracking.resolve()
+    finally:
+        tracking.forget(model)
+
+
+def test_a_transaction_that_sql_began_can_be_rolled_back_by_sql(shop: str) -> None:
+    """What is saved after a BEGIN of the application is gone with its ROLLBACK, said or not."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1" if shop == "sqlite" else "BEGIN")
+    if shop == "sqlite":
+        assert connection.get_autocommit()  # there each statement is in one of its own
+        return
+
+    Tag.objects.create(name="a")
+    Tag.objects.update(name="b")
+    said = len(shops.events())
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+
+    assert 2 == said
+    assert 0 == Tag.objects.count()
+    assert [] == shops.events()
+
+
+def test_an_upsert_by_an_expression_is_captured() -> None:
+    """A unique field that the database computes finds the row, and its old values."""
+    Product.objects.create(name="old", sku="a")
+
+    said = shops.told(
+        lambda: Product.objects.bulk_create(
+            [Product(name="new", sku=Lower(Value("A")))],
+            update_conflicts=True,
+            unique_fields=["sku"],
+            update_fields=["name"],
+        )
+    )
+
+    assert ["product.update"] == [event.action for event in said]
+
+
+class Elsewhere:
+    """A router that keeps all tables in another database."""
+
+    def db_for_read(self, *_: Any, **__: Any) -> str:
+        """Say where."""
+        return "other"
+
+    db_for_write = db_for_read
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A database besides the default one, which has no tables at all."""
+    connections.settings["other"] = connections.configure_settings(
+        {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "other")}}
+    )["default"]
+    call_command("migrate", database="other", run_syncdb=True, verbosity=0)
+    monkeypatch.setattr(router, "routers", [Elsewhere()])
+    yield "other"
+    connections["other"].close()
+    del connections["other"]
+    del connections.settings["other"]
+
+
+def test_logins_are_written_where_the_users_are(other: str) -> None:
+    """A default database without an outbox stops nobody from logging in or out."""
+    user = User.objects.create_user("alice")
+    Outbox.objects.all().delete()
+
+    user_logged_in.send(User, request=None, user=user)
+    user_logged_out.send(User, request=None, user=user)
+
+    assert 2 == Outbox.objects.using(other).count()
+
+
+def test_a_relay_assumes_the_role_that_the_application_has(shop: str) -> None:
+    """Where the application works as another role than it connects as, so does the relay."""
+    if shop == "sqlite":
+        assert "sqlite" == connection.vendor  # it has no roles
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS writer")
+        cursor.execute("CREATE ROLE writer")
+    before = dict(connections.settings["default"])
+    shops.use({**before, "OPTIONS": {"assume_role": "writer"}})
+    try:
+        with closing(relaying._connect_postgresql("default")) as found:
+            said = found.execute("SELECT current_user").fetchone()
+    finally:
+        shops.use(before)
+
+    assert ("writer",) == tuple(said)

@@ -8,6 +8,7 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth import get_user_model, signals
 from django.contrib.auth.models import Group
+from django.db import router
 from django.db.models.signals import post_save
 
 from indelible.context import authenticated, current
@@ -50,7 +51,8 @@ def actor_of(user: Any) -> Actor | None:
         for role, attribute in (("admin", "is_superuser"), ("staff", "is_staff"))
         if getattr(user, attribute, False)
     ]
-    name = str(user.get_username()) if hasattr(user, "get_username") else None
+    # It is shown; that it is cut stops nobody.
+    name = str(user.get_username())[:200] if hasattr(user, "get_username") else None
     return Actor(type="user", id=str(user.pk), name=name or None, roles=tuple(roles))
 
 
@@ -60,14 +62,16 @@ def _logged_in(*, user: Any, **_: Any) -> None:
         return
     with suppress(CallerError):  # no middleware stands around a command, or a test
         authenticated(actor)
-    _write(Event.authentication(actor, resource=_resource(user), data=_backend(user)))
+    event = Event.authentication(actor, resource=_resource(user), data=_backend(user))
+    _write(event, using=_database(user))
 
 
 def _logged_out(*, user: Any, **_: Any) -> None:
     actor = actor_of(user) or current().actor
     if user is not None and actor is not None and actor.type == "user":
         resource = _resource(user, key=actor.id)
-        _write(Event.authentication(actor, action="auth.logout", resource=resource))
+        event = Event.authentication(actor, action="auth.logout", resource=resource)
+        _write(event, using=_database(user))
 
 
 def _login_failed(*, credentials: dict[str, Any], **_: Any) -> None:
@@ -84,6 +88,7 @@ def _login_failed(*, credentials: dict[str, Any], **_: Any) -> None:
         resource, reason = _resource(user), "wrong credentials"
     _write(
         Event.authentication(actor, outcome="failure", reason=reason, resource=resource),
+        using=_database(None),
         alone=True,
     )
 
@@ -115,7 +120,12 @@ def _backend(user: Any) -> dict[str, str] | None:
     return {"backend": backend} if isinstance(backend, str) else None
 
 
-def _write(event: Event, *, alone: bool = False) -> None:
+def _database(user: Any) -> str:
+    """Return the name of the database that users are in, for there is an outbox."""
+    return str(router.db_for_write(get_user_model(), instance=user))
+
+
+def _write(event: Event, *, using: str, alone: bool = False) -> None:
     """
     Write *event* into the outbox.
 
@@ -126,4 +136,4 @@ def _write(event: Event, *, alone: bool = False) -> None:
     if alone and Settings.read().trail is not None and apps.ready:
         relaying.trail().record(event)
     else:
-        events.write(event)
+        events.write(event, using=using)

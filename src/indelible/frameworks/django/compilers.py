@@ -335,10 +335,10 @@ def _conflicting(statement: Statement) -> dict[Any, Any]:
     compiler, table = statement.compiler, statement.table
     unique = list(compiler.query.unique_fields)
     groups = [
-        tuple(compiler.prepare_value(each, compiler.pre_save_val(each, obj)) for each in unique)
+        [compiler.prepare_value(each, compiler.pre_save_val(each, obj)) for each in unique]
         for obj in compiler.query.objs
     ]
-    known = [group for group in dict.fromkeys(groups) if None not in group]
+    known = [group for group in groups if not any(value is None for value in group)]
     found: list[Any] = []
     quote = compiler.connection.ops.quote_name
     name = quote(table.model._meta.db_table)
@@ -346,12 +346,18 @@ def _conflicting(statement: Statement) -> dict[Any, Any]:
     most = 900 // len(unique)
     for first in range(0, len(known), most):
         part = known[first : first + most]
-        one = "(" + ", ".join(["%s"] * len(unique)) + ")"
+        texts, params = [], []
+        for group in part:
+            said = [
+                compiler.compile(value) if hasattr(value, "as_sql") else ("%s", [value])
+                for value in group
+            ]
+            texts.append("(" + ", ".join(text for text, _ in said) + ")")
+            params += [value for _, values in said for value in values]
         select = (
             f"SELECT {statement.columns(table.columns)} FROM {name}"  # noqa: S608 - Django's own
-            f" WHERE ({names}) IN (VALUES {', '.join([one] * len(part))})"
+            f" WHERE ({names}) IN (VALUES {', '.join(texts)})"
         )
-        params = [value for group in part for value in group]
         found += _lock(statement, table.columns, select, params)
     return {_key(table, row): row for row in found}
 

@@ -85,7 +85,11 @@ def _connect_sqlite(name: str) -> Any:
 
 def _connect_postgresql(using: str) -> Any:
     copy = connections[using].copy()
+    # It is held for long, and closed and not given back: no pool could do with it.
+    copy.settings_dict["OPTIONS"].pop("pool", None)
     connection = copy.get_new_connection(copy.get_connection_params())
+    connection.autocommit = True
+    copy._configure_role(connection)
     connection.autocommit = False
     return connection
 

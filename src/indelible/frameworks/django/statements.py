@@ -131,6 +131,12 @@ def begun(compiler: Any, table: Table | Link, *, joined: bool = False) -> Iterat
             raise
         return
     statement = Statement(compiler, table)
+    if not joined and not table.triggers and _is_begun(compiler.connection):
+        # By SQL of the application: what fails in it fails as a whole, and to commit is
+        # the application's.
+        yield statement
+        write(compiler.using, _bodies(statement.rows, statement.context))
+        return
     if not joined and table.triggers and _takes_several(compiler.connection):
         # Sent together they are one transaction, or part of the one there is.
         with compiler.connection.execute_wrapper(_with_context):
@@ -180,7 +186,18 @@ def _may_be_alone(connection: Any) -> bool:
         not connection.in_atomic_block
         and _takes_several(connection)
         and connection.get_autocommit()
+        and not _is_begun(connection)
     )
+
+
+def _is_begun(connection: Any) -> bool:
+    """Tell whether there is a transaction that Django knows nothing of."""
+    if connection.vendor != "postgresql" or connection.in_atomic_block:
+        return False
+    if not connection.get_autocommit():
+        return False
+    status = connection.connection.info.transaction_status
+    return bool(status != type(status)(0))  # of libpq: idle
 
 
 def _takes_several(connection: Any) -> bool:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 
 from indelible.capture import Row, Tracked, created, deleted, linked, unlinked, updated
+from indelible.errors import InvalidEvent
+from indelible.event import Resource, check_action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -233,6 +235,18 @@ def resolve() -> None:
         _check_inherited(model, options["secret"])
 
 
+def _check_name(label: str, what: str, name: str) -> None:
+    try:
+        Resource(type=name, id="1")
+        check_action(f"{name}.create")
+    except InvalidEvent:
+        # Else each of its events would be put aside when it comes to the trail.
+        raise ImproperlyConfigured(
+            f"{label}: {what} {name!r} cannot stand in an event, expected letters of ASCII, digits,"
+            " '_', '-' and '.'; give another one: track(type=…)"
+        ) from None
+
+
 def forget(model: Any) -> None:
     """Capture *model* no longer; for tests."""
     _asked.pop(model, None)
@@ -244,6 +258,7 @@ def _add(model: Any, options: Mapping[str, Any], *, asked: bool) -> None:
     if model in _tables:
         return
     name = options["type"] or meta.model_name
+    _check_name(meta.label, "type", name)
     other = _names.setdefault(name, model)
     if other is not model:
         raise ImproperlyConfigured(
@@ -276,6 +291,7 @@ def _add(model: Any, options: Mapping[str, Any], *, asked: bool) -> None:
         through = relation.remote_field.through
         if relation.name in exclude or not through._meta.auto_created:
             continue
+        _check_name(meta.label, "relation", relation.name)
         _tables[through] = Link(
             model=through,
             type=name,
