@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -93,9 +94,14 @@ def test_what_waits_is_moved_before_it_ends(trail: Trail, database: Path) -> Non
 
 
 def test_an_error_does_not_end_it(
-    trail: Trail, database: Path, caplog: pytest.LogCaptureFixture
+    trail: Trail,
+    database: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database or a trail that is away is tried again, and that is said in the log."""
+    # Whatever has configured logging in this process may have switched it off.
+    monkeypatch.setattr(logging.getLogger("indelible"), "disabled", False)
     relay = Watched(trail, open_outbox(f"sqlite:///{database}"))
     failed = iter([StoreError("it is away"), ValueError("secret value")])
 
