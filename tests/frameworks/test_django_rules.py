@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +20,7 @@ from django.test import RequestFactory
 
 from indelible.context import Context, Work, begun
 from indelible.event import Actor
-from indelible.frameworks.django import AuditMiddleware, relaying, track, tracking
+from indelible.frameworks.django import AuditMiddleware, track, tracking
 from indelible.frameworks.django.models import Outbox
 from tests.frameworks import shops
 from tests.frameworks.django_project.models import Order, Product, Tag, Untracked
@@ -295,22 +294,3 @@ def test_logins_are_written_where_the_users_are(other: str) -> None:
     user_logged_out.send(User, request=None, user=user)
 
     assert 2 == Outbox.objects.using(other).count()
-
-
-def test_a_relay_assumes_the_role_that_the_application_has(shop: str) -> None:
-    """Where the application works as another role than it connects as, so does the relay."""
-    if shop == "sqlite":
-        assert "sqlite" == connection.vendor  # it has no roles
-        return
-    with connection.cursor() as cursor:
-        cursor.execute("DROP ROLE IF EXISTS writer")
-        cursor.execute("CREATE ROLE writer")
-    before = dict(connections.settings["default"])
-    shops.use({**before, "OPTIONS": {"assume_role": "writer"}})
-    try:
-        with closing(relaying._connect_postgresql("default")) as found:
-            said = found.execute("SELECT current_user").fetchone()
-    finally:
-        shops.use(before)
-
-    assert ("writer",) == tuple(said)

@@ -88,8 +88,6 @@ def _connect_postgresql(using: str) -> Any:
     # It is held for long, and closed and not given back: no pool could do with it.
     copy.settings_dict["OPTIONS"].pop("pool", None)
     connection = copy.get_new_connection(copy.get_connection_params())
-    connection.autocommit = True
-    copy._configure_role(connection)
     connection.autocommit = False
     return connection
 
