@@ -13,6 +13,7 @@ from indelible.errors import IndelibleError
 from indelible.frameworks.django import relaying, tracking
 from indelible.frameworks.django.compilers import VENDORS
 from indelible.frameworks.django.settings import Settings
+from indelible.outbox import TABLE
 from indelible.outboxes import triggers
 from indelible.policy import FieldClass
 
@@ -130,7 +131,7 @@ def check_databases(*, databases: Any = None, **_: Any) -> list[Any]:
                     id="indelible.W004",
                 )
             )
-        elif "indelible_outbox" not in connection.introspection.table_names():
+        elif TABLE not in connection.introspection.table_names():
             found.append(
                 checks.Warning(
                     f"database {using}: has no outbox; changes of tracked models there are refused",

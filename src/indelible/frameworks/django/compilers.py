@@ -21,6 +21,7 @@ When the outbox cannot be written, the statement is rolled back.
 from __future__ import annotations
 
 import inspect
+import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -241,18 +242,16 @@ def _update_locked(
             " be captured, for which of them is which afterwards nobody can tell; update one"
             " at a time, or let triggers capture this model: track(triggers=True)"
         )
-    if not _is_one(compiler, table) and (
-        compiler.connection.vendor == "postgresql" or "RAND" in where.upper()
+    set_params = params[: len(params) - len(where_params)]
+    if not _is_one(compiler, table) and _takes(
+        compiler.connection, len(set_params) + size * len(before)
     ):
         # A row that began to match meanwhile is not locked, and so not to be changed: to
         # the database it comes after this statement. Nor is the condition asked again,
         # which may choose others each time.
         keys, key_params = _among(compiler, table, [row[:size] for row in before])
-        if where:
-            head, params = sql[: -len(where)], params[: len(params) - len(where_params)]
-        else:
-            head = f"{sql} WHERE "
-        sql, params = head + keys, [*params, *key_params]
+        head = sql[: -len(where)] if where else f"{sql} WHERE "
+        sql, params = head + keys, [*set_params, *key_params]
     sql += f" RETURNING {statement.columns([*columns, *asked])}"
     after = statement.converted([*columns, *asked], statement.run(sql, params))
     if len(before) == 1 == len(after):
@@ -379,6 +378,18 @@ def _lock(
         with statement.connection.cursor() as cursor:
             cursor.execute(_WRITE_LOCK)
     return statement.converted(columns, statement.run(select, params))
+
+
+def _takes(connection: Any, count: int) -> bool:
+    """
+    Tell whether a statement can be held to its rows, with so many parameters.
+
+    SQLite has a bound for them. There nobody else writes meanwhile, so beyond it the
+    condition can stand for the rows.
+    """
+    if connection.vendor != "sqlite":
+        return True
+    return bool(count <= connection.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER))
 
 
 def _is_one(compiler: Any, table: Table | Link) -> bool:

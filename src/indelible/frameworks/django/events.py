@@ -22,11 +22,15 @@ def record(action: str, *, using: str = "default", **fields: Any) -> str:
         InvalidEvent: A field is missing or wrong.
     """
     event = build(action, **fields)
-    write(event, using=using)
+    _put(event, using)
     return event.id
 
 
 def write(event: Event, *, using: str = "default") -> None:
     """Write a whole *event* into the outbox of *using*; the context fills what it does not say."""
-    body = pack_events([complete(event)], at=datetime.now(UTC), entropy=os.urandom(12))
+    _put(complete(event), using)
+
+
+def _put(event: Event, using: str) -> None:
+    body = pack_events([event], at=datetime.now(UTC), entropy=os.urandom(12))
     statements.write(using, [body])

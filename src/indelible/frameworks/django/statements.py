@@ -96,8 +96,7 @@ class _Alone(Statement):
         # what is said of them was ever there.
         with self.connection.cursor() as cursor:
             if bodies:
-                values = ", ".join(["(%s)"] * len(bodies))
-                cursor.execute(f"{_INSERT}{values}; COMMIT", tuple(bodies))
+                cursor.execute(f"{_insert_of(bodies)}; COMMIT", tuple(bodies))
             else:
                 cursor.execute("COMMIT")
         if bodies:
@@ -156,8 +155,13 @@ def write(using: str, bodies: Sequence[str]) -> None:
     if not bodies:
         return
     with connections[using].cursor() as cursor:
-        cursor.execute(_INSERT + ", ".join(["(%s)"] * len(bodies)), tuple(bodies))
+        cursor.execute(_insert_of(bodies), tuple(bodies))
     relaying.written(using)
+
+
+def _insert_of(bodies: Sequence[str]) -> str:
+    """Return the INSERT that takes *bodies* as its parameters."""
+    return _INSERT + ", ".join(["(%s)"] * len(bodies))
 
 
 def _bodies(rows: Sequence[Row], context: Context) -> list[str]:

@@ -83,8 +83,25 @@ def _names_of(option: str, names: Collection[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+class _Rows:
+    """What is read of the rows of a captured table, whatever they mean."""
+
+    model: Any
+    fields: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> list[Any]:
+        """The fields of the primary key."""
+        return key_fields(self.model)
+
+    @cached_property
+    def columns(self) -> list[Any]:
+        """What is read of a row: the primary key, and then each captured field."""
+        return [*self.key, *self.fields.values()]
+
+
 @dataclass(frozen=True, eq=False)
-class Table:
+class Table(_Rows):
     """
     A table of which every row is a resource.
 
@@ -98,16 +115,6 @@ class Table:
     fields: Mapping[str, Any]
     permissions: frozenset[str] = frozenset()
     triggers: bool = False
-
-    @cached_property
-    def key(self) -> list[Any]:
-        """The fields of the primary key."""
-        return key_fields(self.model)
-
-    @cached_property
-    def columns(self) -> list[Any]:
-        """What is read of a row: the primary key, and then each captured field."""
-        return [*self.key, *self.fields.values()]
 
     @cached_property
     def generated(self) -> list[str]:
@@ -140,7 +147,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class Link(_Rows):
     """
     The table of a many-to-many relation: its rows are changes of those who have the relation.
 
@@ -159,17 +166,7 @@ class Link:
     triggers: bool = False
 
     @cached_property
-    def key(self) -> list[Any]:
-        """The fields of the primary key."""
-        return key_fields(self.model)
-
-    @cached_property
-    def columns(self) -> list[Any]:
-        """What is read of a row: the primary key, and then each captured field."""
-        return [*self.key, *self.fields.values()]
-
-    @cached_property
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Its two foreign keys."""
         return {each.name: each for each in (self.source, self.target)}
 
