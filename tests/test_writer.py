@@ -13,7 +13,14 @@ import pytest
 from indelible.custody import Custody
 from indelible.document import default
 from indelible.entry import Entry
-from indelible.errors import KeyUnavailable, StoreError, StoreFull, TrailClosed, WriteUncertain
+from indelible.errors import (
+    KeyUnavailable,
+    Moved,
+    StoreError,
+    StoreFull,
+    TrailClosed,
+    WriteUncertain,
+)
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.keys import SigningKey
 from indelible.log import restore
@@ -485,3 +492,43 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     for thread in threads:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_is_put_beside_events_is_kept_with_them() -> None:
+    """What a caller adds to the transaction of its events is kept with them, or neither is."""
+    found = bench(Faulty(memory(), False, True))
+
+    def within(transaction: Transaction, placed: Mapping[str, Placed]) -> None:
+        transaction.put("place", b"of it", str(placed["user"].first).encode())
+
+    pending = Pending({"user": [sealed(1)]}, within=within)
+    found.writer.submit(pending)
+
+    assert 0 == pending.result()["user"].first
+    with found.faulty.read() as view:
+        assert b"0" == view.fact("place", b"of it")
+        assert 1 == view.heads()["user"].size
+    found.writer.stop()
+
+
+def test_who_takes_its_events_back_stops_nobody_else() -> None:
+    """Events that their caller takes back in the transaction leave those of others as they are."""
+    gate = Gate(memory())
+    found = bench(gate)
+
+    def refuse(*_: object) -> None:
+        raise Moved("somebody else was faster")
+
+    found.submit(0)
+    assert gate.reached.wait(30)
+    before = found.submit(1)
+    refused = Pending({"user": [sealed(2)]}, within=refuse)
+    found.writer.submit(refused)
+    after = found.submit(3)
+    gate.opened.set()
+
+    assert 1 == before.result()["user"].first
+    assert 2 == after.result()["user"].first
+    with pytest.raises(Moved, match="faster"):
+        refused.result()
+    found.writer.stop()

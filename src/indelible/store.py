@@ -208,6 +208,19 @@ class Transaction(Protocol):
         """Keep *data* under its SHA-256, for ever; a document that is there already stays."""
         ...
 
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        """Return the fact of this *kind* under *key*, as this transaction leaves it."""
+        ...
+
+    def put(self, kind: str, key: bytes, value: bytes | None) -> None:
+        """
+        Keep a fact: a small *value* under *key* that may change; None removes it.
+
+        No proof rests on facts. They are what a trail has to remember beside its logs, in
+        the same transaction: how far a producer's log has come, which tokens there are.
+        """
+        ...
+
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         """Keep the rotation *note* of *log*, and the *checkpoint* that the new key signed."""
         ...
@@ -281,6 +294,16 @@ class View(Protocol):
 
     def document(self, digest: bytes) -> bytes | None:
         """Return the document with this SHA-256; whether it has it is for the caller to check."""
+        ...
+
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        """Return the fact of this *kind* under *key*, see `Transaction.put`."""
+        ...
+
+    def facts(
+        self, kind: str, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and values of [*first*, *last*), or from *first* on, in the keys' order."""
         ...
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:

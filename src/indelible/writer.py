@@ -22,13 +22,14 @@ from indelible.errors import (
     Moved,
     StoreError,
     TrailClosed,
+    VerificationError,
     WriteUncertain,
 )
 from indelible.log import Placed, append, head_of
 from indelible.policy import CUSTODY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from indelible.custody import Custody
     from indelible.keys import Signer
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 4_096
 """After so many events a group is committed, whoever else waits."""
+
+_OF_ONE = (CallerError, Moved, VerificationError)
+"""Errors that are about some of the events of a group, and not about the store."""
 
 _ATTEMPTS = 3
 _MOST_LINGER = 0.002
@@ -51,20 +55,25 @@ class Pending:
     Args:
         events: Per stream, in order.
         on_done: Called once in the writer's thread when `result` will not wait.
+        within: Called in the transaction that writes them, with their places: to look once
+            more whether they may be written, and to keep facts beside them. What it raises
+            stops these events and no others. It may be called more than once.
     """
 
-    __slots__ = ("_done", "error", "events", "on_done", "placed", "size")
+    __slots__ = ("_done", "error", "events", "on_done", "placed", "size", "within")
 
     def __init__(
         self,
         events: Mapping[str, Sequence[Sealed]],
         on_done: Callable[[], object] | None = None,
+        within: Callable[[Transaction, Mapping[str, Placed]], object] | None = None,
     ) -> None:
         self.events = events
         self.size = sum(map(len, events.values()))
         self.placed: dict[str, Placed] = {}
         self.error: Exception | None = None
         self.on_done = on_done
+        self.within = within
         # A bare lock is the cheapest thing that one thread can wait on.
         self._done = threading.Lock()
         self._done.acquire()
@@ -213,7 +222,7 @@ class Writer:
         try:
             placed = self._write(group)
         except Exception as error:  # noqa: BLE001 - every waiter gets it, none waits for ever
-            if isinstance(error, (CallerError, Moved)) and len(group) > 1:
+            if isinstance(error, _OF_ONE) and len(group) > 1:
                 # The fault of one (a key that is lost or destroyed, a stream never made)
                 # is not that of the others: each for itself.
                 written = [self._commit([pending]) for pending in group]
@@ -222,14 +231,8 @@ class Writer:
             for pending in group:
                 pending.error = failure
             return False
-        taken = dict.fromkeys(placed, 0)
-        for pending in group:
-            for stream, events in pending.events.items():
-                where, start = placed[stream], taken[stream]
-                taken[stream] = end = start + len(events)
-                pending.placed[stream] = Placed(
-                    log=where.log, first=where.first + start, leaves=where.leaves[start:end]
-                )
+        for pending, own in zip(group, _shares(group, placed), strict=True):
+            pending.placed = own
         return True
 
     def _write(self, group: list[Pending]) -> dict[str, Placed]:
@@ -249,6 +252,7 @@ class Writer:
                         if own is None:
                             own = self._custody.events(transaction.heads())
                         attempt = self._append(transaction, events, own)
+                        _let_in(transaction, group, attempt)
                     heads = transaction.heads()
             except WriteUncertain:
                 if turn == _ATTEMPTS - 1:
@@ -307,6 +311,29 @@ def _by_stream(group: Sequence[Pending]) -> dict[str, list[Sealed]]:
         for stream, sealed in pending.events.items():
             events.setdefault(stream, []).extend(sealed)
     return events
+
+
+def _shares(group: Sequence[Pending], placed: Mapping[str, Placed]) -> Iterator[dict[str, Placed]]:
+    """Yield where the events of each of *group* are, of all that were *placed* together."""
+    taken = dict.fromkeys(placed, 0)
+    for pending in group:
+        share = {}
+        for stream, events in pending.events.items():
+            where, start = placed[stream], taken[stream]
+            taken[stream] = end = start + len(events)
+            share[stream] = Placed(
+                log=where.log, first=where.first + start, leaves=where.leaves[start:end]
+            )
+        yield share
+
+
+def _let_in(
+    transaction: Transaction, group: Sequence[Pending], placed: Mapping[str, Placed]
+) -> None:
+    """Call what each of *group* wants to do in the transaction."""
+    for pending, share in zip(group, _shares(group, placed), strict=True):
+        if pending.within is not None:
+            pending.within(transaction, share)
 
 
 def _is_kept(transaction: Transaction, placed: Mapping[str, Placed]) -> bool:

@@ -839,3 +839,58 @@ def test_a_segment_of_which_all_is_forgotten_is_not_searched(closed: SqliteStore
         assert 1 == view.work.segments_skipped
         assert {} == view.tally("user", Field.SUBJECT_LOOKUP, None)
     assert [] == files_with(closed.path, needles)
+
+
+def test_a_fact_is_what_was_put_last(store: Store) -> None:
+    """A fact is read as it was put last, by the transaction itself and by readers after it."""
+    with store.write() as transaction:
+        transaction.put("cursor", b"a", b"1")
+        transaction.put("cursor", b"b", b"")
+        transaction.put("other", b"a", b"2")
+        transaction.put("cursor", b"a", b"3")
+
+        assert b"3" == transaction.fact("cursor", b"a")
+
+    with store.write() as transaction:
+        transaction.put("cursor", b"b", None)
+        transaction.put("cursor", b"c", None)
+
+        assert transaction.fact("cursor", b"b") is None
+
+    with store.read() as view:
+        assert b"3" == view.fact("cursor", b"a")
+        assert view.fact("cursor", b"b") is None
+        assert b"2" == view.fact("other", b"a")
+        assert view.fact("none", b"a") is None
+
+
+def test_facts_come_in_the_order_of_their_keys(store: Store) -> None:
+    """Facts of one kind are read by ranges of their keys, which are compared as bytes."""
+    keys = [b"", b"\x00", b"a", b"a\xff", b"b", b"\xff\xff"]
+    with store.write() as transaction:
+        for key in reversed(keys):
+            transaction.put("kind", key, b"of " + key)
+            transaction.put("kine", key, b"another")
+
+    with store.read() as view:
+        assert [(key, b"of " + key) for key in keys] == list(view.facts("kind"))
+        assert keys[2:4] == [key for key, _ in view.facts("kind", b"a", b"b")]
+        assert keys[4:] == [key for key, _ in view.facts("kind", b"b")]
+        assert not list(view.facts("kind", b"c", b"d"))
+
+
+def test_facts_come_and_go_with_their_transaction(store: Store) -> None:
+    """Facts are kept in one step with the entries beside them, or not at all."""
+    with store.write() as transaction:
+        transaction.put("kind", b"key", b"before")
+
+    with store.read() as earlier:
+        before = earlier.fact("kind", b"key")
+        with pytest.raises(ZeroDivisionError), store.write() as transaction:
+            transaction.put("kind", b"key", b"after")
+            log.append(transaction, transaction.heads()["user"], [sealed(0)], KEY, 1)
+            raise ZeroDivisionError
+
+    with store.read() as view:
+        assert b"before" == before == view.fact("kind", b"key")
+        assert 0 == view.heads()["user"].size

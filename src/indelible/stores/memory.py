@@ -61,12 +61,13 @@ class MemoryStore:
         self._logs: dict[str, _Log] = {}
         self._heads: dict[str, Head] = {}
         self._documents: dict[bytes, bytes] = {}
+        self._facts: dict[tuple[str, bytes], bytes] = {}
 
     @contextmanager
     def write(self) -> Iterator[_Transaction]:
         """Begin the one transaction that writes; see `indelible.store.Store.write`."""
         with self._lock:
-            transaction = _Transaction(self._logs, dict(self._heads))
+            transaction = _Transaction(self._logs, dict(self._heads), dict(self._facts))
             yield transaction
             for name in transaction.created:
                 self._logs[name] = _Log()
@@ -82,14 +83,14 @@ class MemoryStore:
             for name, first in transaction.purged.items():
                 # Another one, so that whoever reads meanwhile goes on to see all of it.
                 self._logs[name] = self._logs[name].without(first)
-            self._heads = transaction.changed
+            self._heads, self._facts = transaction.changed, transaction.facts
             self._documents.update({sha256(data).digest(): data for data in transaction.documents})
 
     @contextmanager
     def read(self) -> Iterator[_View]:
         """Look at one state of the store; see `indelible.store.Store.read`."""
         with self._lock:
-            view = _View(self._logs, self._heads, self._documents)
+            view = _View(self._logs, self._heads, self._documents, self._facts)
         yield view
 
     def close_segments(self) -> Iterator[Segment]:
@@ -120,8 +121,14 @@ class MemoryStore:
 class _Transaction:
     """Implements `indelible.store.Transaction`."""
 
-    def __init__(self, logs: Mapping[str, _Log], heads: dict[str, Head]) -> None:
+    def __init__(
+        self,
+        logs: Mapping[str, _Log],
+        heads: dict[str, Head],
+        facts: dict[tuple[str, bytes], bytes],
+    ) -> None:
         self._logs = logs
+        self.facts = facts
         self.changed = heads
         self.created: list[str] = []
         self.batches: list[Batch] = []
@@ -146,6 +153,15 @@ class _Transaction:
     def add_document(self, data: bytes) -> None:
         self.documents.append(data)
 
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        return self.facts.get((kind, key))
+
+    def put(self, kind: str, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.facts.pop((kind, key), None)
+        else:
+            self.facts[kind, key] = value
+
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         self.notes.append((log, note))
         self.changed[log] = replace(self.changed[log], checkpoint=checkpoint)
@@ -166,8 +182,10 @@ class _View:
         logs: Mapping[str, _Log],
         heads: Mapping[str, Head],
         documents: Mapping[bytes, bytes],
+        facts: Mapping[tuple[str, bytes], bytes],
     ) -> None:
         self.work = Work()
+        self._facts = facts
         self._documents = dict(documents)
         self._logs = dict(logs)
         self._heads = dict(heads)
@@ -208,6 +226,16 @@ class _View:
 
     def document(self, digest: bytes) -> bytes | None:
         return self._documents.get(digest)
+
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        return self._facts.get((kind, key))
+
+    def facts(
+        self, kind: str, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for (each, key), value in sorted(self._facts.items()):
+            if each == kind and first <= key and (last is None or key < last):
+                yield key, value
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
         kept, head = self._logs[log], self._heads[log]

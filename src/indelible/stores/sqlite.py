@@ -476,6 +476,17 @@ class _Transaction:
             "INSERT OR IGNORE INTO document VALUES (?, ?)", (sha256(data).digest(), data)
         )
 
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        return _fact(self._connection, kind, key)
+
+    def put(self, kind: str, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._connection.execute("DELETE FROM fact WHERE kind = ? AND key = ?", (kind, key))
+        else:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", (kind, key, value)
+            )
+
     def purge(self, log: str, first: int) -> None:
         head = self._heads[log].without(first)
         number, tile = self._numbers[log], first // TILE
@@ -824,6 +835,18 @@ class _View:
             "SELECT data FROM document WHERE digest = ?", (digest,)
         ).fetchone()
         return None if row is None else row[0]
+
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        return _fact(self._connection, kind, key)
+
+    def facts(
+        self, kind: str, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield from self._connection.execute(
+            "SELECT key, value FROM fact WHERE kind = ?1 AND key >= ?2"
+            " AND (?3 IS NULL OR key < ?3) ORDER BY key",
+            (kind, first, last),
+        )
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
         last, kept = min(last, self._heads[log].size), self._heads[log].first
@@ -1344,6 +1367,13 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
+
+
+def _fact(connection: sqlite3.Connection, kind: str, key: bytes) -> bytes | None:
+    row = connection.execute(
+        "SELECT value FROM fact WHERE kind = ? AND key = ?", (kind, key)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def _read_heads(connection: sqlite3.Connection) -> tuple[dict[str, int], dict[str, Head]]:

@@ -80,3 +80,11 @@ CREATE TABLE rotation (
     key  INTEGER PRIMARY KEY,
     note BLOB NOT NULL
 ) STRICT;
+
+-- What the trail has to remember beside its logs, and may change; no proof rests on it.
+CREATE TABLE fact (
+    kind  TEXT NOT NULL,
+    key   BLOB NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (kind, key)
+) STRICT, WITHOUT ROWID;
