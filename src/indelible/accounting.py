@@ -22,7 +22,7 @@ import msgspec
 from indelible.box import Found, Row, ValueState, look_into, unbox
 from indelible.covers import Covers, Wrong, verify_released
 from indelible.disclosure import commitment_of
-from indelible.entry import Entry, moment_of
+from indelible.entry import Entry, event_in, moment_of
 from indelible.errors import CallerError, Damaged, KeyUnavailable, Malformed, VerificationError
 from indelible.keyring import networks_of
 from indelible.log import restore
@@ -282,14 +282,13 @@ def _committed(view: View, log: str, indexes: range) -> Iterator[tuple[int, byte
         # What commits to nothing is most of some logs, and needs no reading.
         if _COMMITTED in stored.body:
             data = restore(stored)
-            clear = unseal(data[data.index(_EVENT) + len(_EVENT) : -1])
+            clear = unseal(event_in(stored.body)[0])
             if clear.committed:
                 yield stored.index, data, clear
 
 
 _SETTLED = frozenset({ValueState.OPEN, ValueState.ERASED, ValueState.PURGED})
 _COMMITTED = b'"committed":['
-_EVENT = b',"event":'
 
 
 def _commitment(clear: Clear) -> bytes:

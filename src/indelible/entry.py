@@ -11,6 +11,11 @@ Since a place can be computed again from the tree, stores may keep bodies alone
 and restore the entry with `assemble`; its leaf hash shows whether they did so
 rightly. ``prev`` is readable with ``sha256sum`` and is checked in full scans, but
 no proof relies on it.
+
+A collector's log holds entries of its producers' logs, each as it is, in a body that says
+whose it is::
+
+    "recorded_at":"…Z","producer":"shop.example.com/web-3/user","entry":{…exact bytes…}}
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import re
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,7 +51,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     index: int
     prev: str
     recorded_at: str
-    event: msgspec.Raw
+    event: msgspec.Raw = msgspec.Raw()
+    producer: str = ""
+    entry: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -60,12 +68,14 @@ class Entry:
         previous: Leaf hash of the entry before, or `NO_PREVIOUS`.
         recorded_at: The log's clock, microseconds since 1970.
         event: The sealed event's exact bytes.
+        collected: The producer's entry that holds the event, where a collector wrote this one.
     """
 
     index: int
     previous: bytes
     recorded_at: int
     event: bytes
+    collected: Collected | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -79,12 +89,16 @@ class Entry:
             line = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"entry: {error}") from error
-        event = bytes(line.event)
+        event, collected = bytes(line.event), None
+        if line.producer:
+            collected = Collected(producer=line.producer, entry=bytes(line.entry))
+            event = collected.event
         entry = cls(
             index=line.index,
             previous=_hash_from_text(line.prev),
             recorded_at=time_from_text(line.recorded_at),
             event=event,
+            collected=collected,
         )
         # One comparison holds the form: key order, spaces, numbers, version.
         if entry.index < 0 or entry.to_bytes() != data:
@@ -93,7 +107,10 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """Return the bytes whose hash is in the tree."""
-        return assemble(self.index, self.previous, body(time_to_text(self.recorded_at), self.event))
+        time = time_to_text(self.recorded_at)
+        if self.collected is None:
+            return assemble(self.index, self.previous, body(time, self.event))
+        return assemble(self.index, self.previous, self.collected.body(time))
 
     @property
     def leaf_hash(self) -> bytes:
@@ -101,9 +118,68 @@ class Entry:
         return leaf_hash(self.to_bytes())
 
 
+class Collected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    An entry of a producer's log, as a collector keeps it.
+
+    Attributes:
+        producer: Origin of the producer's log.
+        entry: The exact bytes of the entry there.
+    """
+
+    producer: str
+    entry: bytes
+
+    def parse(self) -> Entry:
+        """
+        Read the producer's entry.
+
+        Raises:
+            Malformed: These are not an entry's exact bytes, or a collector's.
+        """
+        entry = Entry.from_bytes(self.entry)
+        if entry.collected is not None:
+            raise Malformed(f"entry {entry.index} of {self.producer}: was itself collected")
+        return entry
+
+    @property
+    def event(self) -> bytes:
+        """The sealed event's exact bytes; raises `Malformed` as `parse`."""
+        return self.parse().event
+
+    @property
+    def member(self) -> bytes:
+        """What stands in a collector's entry where its own have ``"event":{…}``."""
+        return b'"producer":%b,"entry":%b' % (_quoted(self.producer), self.entry)
+
+    def body(self, recorded_at: str) -> bytes:
+        """Return the part of the collector's entry that does not depend on its place."""
+        return b'"recorded_at":"%b",%b}' % (recorded_at.encode("ascii"), self.member)
+
+
+_quoted = lru_cache(maxsize=4_096)(msgspec.json.encode)
+
+
 def body(recorded_at: str, event: bytes) -> bytes:
     """Return the part of an entry that does not depend on its place."""
     return b'"recorded_at":"%b","event":%b}' % (recorded_at.encode("ascii"), event)
+
+
+def event_in(body: bytes) -> tuple[bytes, str]:
+    """
+    Return the sealed event in the *body* of an entry that was hashed, and its producer.
+
+    Raises:
+        Malformed: It holds none.
+    """
+    if body[_MEMBER_AT:].startswith(_EVENT):
+        return body[_MEMBER_AT + len(_EVENT) : -1], ""
+    entry = Entry.from_bytes(assemble(0, NO_PREVIOUS, body))
+    return entry.event, "" if entry.collected is None else entry.collected.producer
+
+
+_MEMBER_AT = len('"recorded_at":"0000-00-00T00:00:00.000000Z",')
+_EVENT = b'"event":'
 
 
 def assemble(index: int, previous: bytes, body: bytes) -> bytes:

@@ -58,8 +58,13 @@ def place(head: Head, events: Sequence[Sealed], now: int) -> Batch:
             was set back does not show in ``recorded_at``.
     """
     recorded_at = max(now, head.recorded_at)
-    start = b'"recorded_at":"%b","event":' % time_to_text(recorded_at).encode("ascii")
-    bodies = [b"%b%b}" % (start, sealed.event) for sealed in events]
+    start = b'"recorded_at":"%b",' % time_to_text(recorded_at).encode("ascii")
+    bodies = [
+        b'%b"event":%b}' % (start, sealed.event)
+        if sealed.collected is None
+        else b"%b%b}" % (start, sealed.collected.member)
+        for sealed in events
+    ]
     previous = hash_to_text(head.last_leaf)
     leaves: list[bytes] = []
     keep = leaves.append
@@ -76,7 +81,12 @@ def place(head: Head, events: Sequence[Sealed], now: int) -> Batch:
         leaves=leaves,
         # Here and not where it was sealed: in the writer's thread, not in the caller's.
         terms=[
-            terms_of(each.clear, microseconds(each.clear.occurred_at), each.lookups)
+            terms_of(
+                each.clear,
+                microseconds(each.clear.occurred_at),
+                each.lookups,
+                "" if each.collected is None else each.collected.producer,
+            )
             for each in events
         ],
         rows=[sealed.row for sealed in events] if any(sealed.row for sealed in events) else (),

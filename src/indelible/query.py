@@ -71,7 +71,17 @@ MAX_ALTERNATIVES = 100
 
 _MAX_TEXT = 1_000
 _EXCLUDABLE = ("actor", "action", "resource", "outcome")
-_SEVERAL = (*_EXCLUDABLE, "stream", "session", "ip", "value", "trace", "id")
+_SEVERAL = (
+    *_EXCLUDABLE,
+    "stream",
+    "session",
+    "ip",
+    "value",
+    "trace",
+    "id",
+    "producer",
+    "tenant",
+)
 _TIMES = ("since", "until", "occurred_since", "occurred_until")
 _KEYS = (*_SEVERAL, *_TIMES, "order")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
@@ -98,6 +108,8 @@ class Query:
         ip: The client's address, or its network: /24 of IPv4, /48 of IPv6.
         value: Any other value that the policy makes searchable, with its path:
             ``/changes/email=alice@example.com``.
+        producer: Origin of the log that a collector has the entry from.
+        tenant: Whose data the event was about, where that stands in clear.
         since, until: When it was recorded, from (inclusive) and to (exclusive).
         occurred_since, occurred_until: The same, by the actor's clock.
         text: Words, and phrases in quotes, that must occur in the event's values,
@@ -119,6 +131,8 @@ class Query:
     value: tuple[str, ...]
     trace: tuple[str, ...]
     id: tuple[str, ...]
+    producer: tuple[str, ...]
+    tenant: tuple[str, ...]
     without_actor: tuple[str, ...]
     without_action: tuple[str, ...]
     without_resource: tuple[str, ...]
@@ -143,6 +157,8 @@ class Query:
         value: str | Iterable[str] = (),
         trace: str | Iterable[str] = (),
         id: str | Iterable[str] = (),  # noqa: A002 - the field's name
+        producer: str | Iterable[str] = (),
+        tenant: str | Iterable[str] = (),
         without_actor: str | Iterable[str] = (),
         without_action: str | Iterable[str] = (),
         without_resource: str | Iterable[str] = (),
@@ -165,6 +181,8 @@ class Query:
             "value": value,
             "trace": trace,
             "id": id,
+            "producer": producer,
+            "tenant": tenant,
             "without_actor": without_actor,
             "without_action": without_action,
             "without_resource": without_resource,
@@ -241,6 +259,8 @@ class Query:
             or self.value
             or self.trace
             or self.id
+            or self.producer
+            or self.tenant
             or self.text
         )
 
@@ -253,7 +273,7 @@ class Query:
         """
         groups = (
             _terms(field, values, opener)
-            for field in (*_EXCLUDABLE, "session", "ip", "value")
+            for field in (*_EXCLUDABLE, "session", "ip", "value", "producer", "tenant")
             if (values := getattr(self, field))
         )
         base = Wanted(
@@ -284,6 +304,8 @@ class Query:
             and (not self.ip or _has_address(event, self.ip))
             and (not self.value or any(_has_value(event, each) for each in self.value))
             and (not self.id or event.id in self.id)
+            and (not self.producer or producer_of(entry) in self.producer)
+            and (not self.tenant or event.tenant in self.tenant)
             and (not self.trace or (event.trace is not None and event.trace.trace_id in self.trace))
             and (self.since is None or microseconds(self.since) <= entry.recorded_at)
             and (self.until is None or entry.recorded_at < microseconds(self.until))
@@ -343,6 +365,11 @@ class Item:
     def stream(self) -> str:
         """The stream that the log, or the one it succeeds, belongs to."""
         return self.log.partition("~")[0]
+
+    @property
+    def producer(self) -> str | None:
+        """Origin of the log that a collector has the entry from."""
+        return producer_of(self.entry)
 
     @property
     def recorded_at(self) -> datetime:
@@ -830,6 +857,11 @@ _FORMS: dict[str, tuple[Callable[[str], str], str]] = {
     "ip": (_parse_ip, "an address, or a network of /24 (IPv4) or /48 (IPv6)"),
     "value": (_parse_searched, "PATH=TEXT such as /changes/email=alice@example.com"),
 }
+
+
+def producer_of(entry: Entry) -> str | None:
+    """Return the origin of the log that a collector has *entry* from."""
+    return None if entry.collected is None else entry.collected.producer
 
 
 def _of_actor(event: Event) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from msgspec import UNSET
 
 from indelible.detectors import find as find_secret
 from indelible.disclosure import commitment_of, is_hash, leaf_of, write
-from indelible.entry import hash_to_text
+from indelible.entry import Collected, hash_to_text
 from indelible.errors import EventTooLarge, InvalidEvent, Malformed
 from indelible.event import (
     Actor,
@@ -290,6 +290,7 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         row: What the vault keeps of it, once `indelible.vault` has enclosed the values.
         keys: The data keys of its boxes.
         lookups: What the values can be found by.
+        collected: The producer's entry that the event is in, where a collector keeps it.
     """
 
     event: bytes
@@ -303,6 +304,7 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     row: bytes = b""
     keys: tuple[bytes, ...] = ()
     lookups: tuple[int, ...] = ()
+    collected: Collected | None = None
 
     @property
     def id(self) -> str:

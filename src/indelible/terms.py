@@ -51,6 +51,9 @@ class Field(IntEnum):
     """Any other value that a policy makes searchable, with its path."""
     SUBJECT_LOOKUP = 13
     """Whose values the entry has in the vault."""
+    PRODUCER = 14
+    """Origin of the log that a collector has the entry from."""
+    TENANT = 15
 
 
 FEW_VALUES = frozenset(
@@ -59,7 +62,7 @@ FEW_VALUES = frozenset(
 """Fields with so few values that a segment can count each of them beforehand."""
 
 
-LOOKUPS = frozenset(field for field in Field if field >= Field.ACTOR_LOOKUP)
+LOOKUPS = frozenset(field for field in Field if field.name.endswith("_LOOKUP"))
 """Fields of lookups; they do not follow from the entry, and may be gone."""
 
 
@@ -68,8 +71,8 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     What one entry can be found by.
 
     Attributes:
-        terms: Hashes of its actor, action, resource, outcome and session, and of
-            the wildcards that cover them (``user:*``, ``invoice.*``).
+        terms: Hashes of its actor, action, resource, outcome, session, tenant and producer,
+            and of the wildcards that cover them (``user:*``, ``invoice.*``).
         id: Fingerprint of the event's id.
         id_time: Milliseconds since 1970 that the id carries.
         trace: Fingerprint of the trace id, or `NO_TRACE`.
@@ -110,13 +113,16 @@ def fingerprint(text: str) -> int:
     return crc32(text.encode()) or 1
 
 
-def terms_of(clear: Clear, occurred_at: int, lookups: tuple[int, ...] = ()) -> Terms:
+def terms_of(
+    clear: Clear, occurred_at: int, lookups: tuple[int, ...] = (), producer: str = ""
+) -> Terms:
     """
     Return what a sealed event can be found by.
 
     Args:
         occurred_at: Microseconds since 1970.
         lookups: Those of its committed values.
+        producer: Origin of the log that a collector has it from.
     """
     actor, resource, session, trace = clear.actor, clear.resource, clear.session, clear.trace
     is_elsewhere = actor.id is None and (
@@ -137,6 +143,10 @@ def terms_of(clear: Clear, occurred_at: int, lookups: tuple[int, ...] = ()) -> T
         )
     if session is not None:
         terms += (term(Field.SESSION, session),)
+    if producer:
+        terms += (term(Field.PRODUCER, producer),)
+    if clear.tenant is not None:
+        terms += (term(Field.TENANT, clear.tenant),)
     return Terms(
         terms,
         crc32(clear.id.encode()) or 1,

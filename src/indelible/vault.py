@@ -120,6 +120,7 @@ class Vault:
             row=Row(b"".join(sealed.leaves), tuple(boxes)).to_bytes(),
             keys=tuple([box.key for box in boxes]),
             lookups=tuple(lookups),
+            collected=sealed.collected,
         )
 
     def _numbers(self, value: Value, sealed: Sealed) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import msgspec
 
 from indelible.checkpoint import Checkpoint, Rotation
-from indelible.entry import NO_PREVIOUS, microseconds, time_from_text, time_to_text
+from indelible.entry import NO_PREVIOUS, event_in, microseconds, time_from_text, time_to_text
 from indelible.errors import (
     BrokenChain,
     CallerError,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from indelible.note import VerifierKey
-    from indelible.seal import Clear
     from indelible.segment import Segment
     from indelible.store import Head, Store, Tile, View
     from indelible.terms import Terms
@@ -165,12 +164,14 @@ def verify_times(bodies: Sequence[bytes]) -> tuple[bytes, bytes]:
         Malformed: One is not the body of an entry.
         Damaged: One is before the one in front of it.
     """
-    beginnings = b"".join([body[:_EVENT_AT] for body in bodies])
+    beginnings = b"".join([body[:_MEMBER_AT] for body in bodies])
     if beginnings.translate(_DIGITS) != _BEGINNING * len(bodies):
         raise Malformed(f"entries: expected each body to begin like {_BEGINNING.decode()}")
+    if not {body[_MEMBER] for body in bodies} <= _MEMBERS:
+        raise Malformed("entries: expected each body to begin an event or a producer's entry")
     first, last = bodies[0][_TIME], bodies[-1][_TIME]
     # Entries of one commit have one time: then all bodies begin alike.
-    if beginnings != bodies[0][:_EVENT_AT] * len(bodies):
+    if beginnings != bodies[0][:_MEMBER_AT] * len(bodies):
         for earlier, later in pairwise([body[_TIME] for body in bodies]):
             if later < earlier:
                 raise Damaged(f"recorded_at: found {later.decode()} after {earlier.decode()}")
@@ -183,9 +184,11 @@ def _hashes(joined: bytes) -> list[bytes]:
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
-_BEGINNING = b'"recorded_at":"0000-00-00T00:00:00.000000Z","event":{'
+_BEGINNING = b'"recorded_at":"0000-00-00T00:00:00.000000Z",'
 _TIME = slice(15, 42)
-_EVENT_AT = len(_BEGINNING)
+_MEMBER_AT = len(_BEGINNING)
+_MEMBERS = frozenset({b'"event":{', b'"producer'})
+_MEMBER = slice(_MEMBER_AT, _MEMBER_AT + 9)
 
 
 # ---- A segment, closed or open ----
@@ -387,12 +390,10 @@ def found_by(body: bytes) -> tuple[int, Terms]:
     Raises:
         Malformed: It holds no event.
     """
-    clear = _clear(body)
-    return time_from_text(body[_TIME].decode()), terms_of(clear, microseconds(clear.occurred_at))
-
-
-def _clear(body: bytes) -> Clear:
-    return unseal(body[_EVENT_AT - 1 : -1])
+    event, producer = event_in(body)
+    clear = unseal(event)
+    at = time_from_text(body[_TIME].decode())
+    return at, terms_of(clear, microseconds(clear.occurred_at), producer=producer)
 
 
 class _Tree(msgspec.Struct):
@@ -438,7 +439,10 @@ def _statements(tile: Tile) -> Iterator[Statement]:
     for index, body in enumerate(tile.bodies, tile.first):
         if not any(marker in body for marker in _MARKERS):
             continue
-        event = _clear(body)
+        data, producer = event_in(body)
+        if producer:  # what others say of their logs, they say of no log here
+            continue
+        event = unseal(data)
         try:
             if event.action in _NAMING_TREES:
                 for log, tree in msgspec.convert(event.data, _Heads).logs.items():
