@@ -40,6 +40,7 @@ LAYERS = {
     "closed away": ["kek", "keyring", "box", "access", "vault"],
     "kept": ["segment", "store", "mark", "pins", "log", "custody", "writer", "closer"],
     "the door": ["recorder", "outbox", "relay", "background"],
+    "the collector's rules": ["rights", "tokens", "wire", "producer"],
     "proven": ["verdict", "verify", "directory"],
     "read": ["syntax", "query", "facets", "history"],
     "governed": [
@@ -70,7 +71,17 @@ LAYERS = {
 """Every module of the core in order: each may know those before it, none after it."""
 
 ORDER = [name for layer in LAYERS.values() for name in layer]
-EDGES = {"stores", "outboxes", "sources", "sinks", "kms", "frameworks", "cli"}
+EDGES = {
+    "stores",
+    "outboxes",
+    "sources",
+    "sinks",
+    "kms",
+    "frameworks",
+    "client",
+    "collector",
+    "cli",
+}
 
 COMPOSITION = {
     "creation": {"stores.sqlite", "stores.sqlite_keyring"},
@@ -83,7 +94,10 @@ COMPOSITION = {
 }
 """Where the core is put together with an edge, and which."""
 
-BESIDE = {"cli": {"sources", "outboxes"}, "frameworks": {"outboxes"}}
+BESIDE = {
+    "cli": {"sources", "outboxes", "stores", "sinks", "client", "collector"},
+    "frameworks": {"outboxes"},
+}
 """Which other edges an edge knows."""
 
 WITHIN_FUNCTIONS = {"creation", "keepers", "trust", "trail", "backup"}

@@ -1,0 +1,1 @@
+"""The client: reads from a collector, and verifies what it is answered."""

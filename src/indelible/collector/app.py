@@ -1,0 +1,62 @@
+"""App: the routes of a collector as one ASGI application with its OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar, Request, get
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+
+from indelible.collector.callers import Callers
+from indelible.collector.problems import HANDLERS
+from indelible.rights import Caller
+from indelible.wire import MAX_BODY
+
+if TYPE_CHECKING:
+    from indelible.collector.state import Collector
+
+
+@get("/health/live", exclude_from_auth=True, sync_to_thread=False)
+def live() -> dict[str, str]:
+    """Say that this process answers."""
+    return {"status": "live"}
+
+
+def create_app(collector: Collector) -> Litestar:
+    """Return the application that answers for *collector*."""
+
+    def caller_of(request: Request[Caller, Any, Any]) -> Caller:
+        return request.user
+
+    return Litestar(
+        route_handlers=[live],
+        middleware=[DefineMiddleware(Callers, exclude_from_auth_key="exclude_from_auth")],
+        dependencies={
+            "collector": Provide(lambda: collector, sync_to_thread=False),
+            "caller": Provide(caller_of, sync_to_thread=False),
+        },
+        exception_handlers=HANDLERS,
+        request_max_body_size=MAX_BODY,
+        openapi_config=OpenAPIConfig(
+            title="Indelible collector",
+            version="1",
+            path="/schema",
+            components=Components(
+                security_schemes={
+                    "token": SecurityScheme(type="http", scheme="bearer", bearer_format="token")
+                }
+            ),
+            security=[{"token": []}],
+        ),
+        state=_state(collector),
+        debug=False,
+    )
+
+
+def _state(collector: Collector) -> Any:  # noqa: ANN401 - Litestar's own
+    from litestar.datastructures import State  # noqa: PLC0415 - needed here alone
+
+    return State({"collector": collector})

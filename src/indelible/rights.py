@@ -1,0 +1,120 @@
+"""
+Rights: which role may do what at a collector, and what one caller of it is limited to.
+
+What a role sees of values is the policy's to say (`indelible.access`); here is what it may
+ask for at all. It knows neither tokens nor how they are sent.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from indelible.errors import CallerError, Forbidden
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from indelible.policy import Policy
+
+
+class Verb(StrEnum):
+    """What may be asked of a collector."""
+
+    RECORD = "record"
+    """Ship a log, or bring plain events."""
+    JOIN = "join"
+    """Enrol oneself as a producer."""
+    READ = "read"
+    """Search, look at and follow entries, with what the role sees of them."""
+    EXPORT = "export"
+    """Take entries away in files."""
+    REQUEST = "request"
+    """Ask for a time-bounded grant to see more."""
+    APPROVE = "approve"
+    """Hand in approvals, and decide on what others ask for."""
+    ERASE = "erase"
+    """Plan and carry out erasures; place and release legal holds."""
+    CONFIGURE = "configure"
+    """Producers, access tokens, sinks, and the policy."""
+    OBSERVE = "observe"
+    """How it goes: health in detail, producers' standing, integrity. No values."""
+
+
+RIGHTS: Mapping[str, frozenset[Verb]] = {
+    "recorder": frozenset({Verb.RECORD}),
+    "join": frozenset({Verb.JOIN}),
+    "reader": frozenset({Verb.READ, Verb.REQUEST}),
+    "auditor": frozenset({Verb.READ, Verb.EXPORT, Verb.REQUEST, Verb.OBSERVE}),
+    "privacy_officer": frozenset({Verb.READ, Verb.EXPORT, Verb.REQUEST, Verb.APPROVE, Verb.ERASE}),
+    "operator": frozenset({Verb.CONFIGURE, Verb.OBSERVE, Verb.REQUEST}),
+}
+"""
+What each role may ask for. There is no token of the owner: that is the process that has
+the keys. A role that only the policy knows may read, and ask for grants.
+"""
+
+_OF_POLICY = frozenset({Verb.READ, Verb.REQUEST})
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Who has come, and what it is limited to.
+
+    Attributes:
+        id: Of its access token, or what its identity provider calls it.
+        name: As people know it.
+        streams: Those it may read or record into; all where there are none.
+        tenant: Whose entries alone it sees and records.
+        producer: Origin of the trail, or with ``/*`` of all trails below, that it ships.
+    """
+
+    id: str
+    name: str
+    role: str
+    streams: tuple[str, ...] = ()
+    tenant: str | None = None
+    producer: str | None = None
+
+    def verbs(self, policy: Policy) -> frozenset[Verb]:
+        """Return what it may ask for."""
+        found = RIGHTS.get(self.role)
+        if found is not None:
+            return found
+        return _OF_POLICY if self.role in policy.roles else frozenset()
+
+    def check_may(self, verb: Verb, policy: Policy) -> None:
+        """
+        Check that it may ask for *verb*.
+
+        Raises:
+            Forbidden: Its role may not.
+        """
+        if verb not in self.verbs(policy):
+            raise Forbidden(f"role {self.role}: may not {verb}")
+
+    def sees_stream(self, stream: str) -> bool:
+        """Tell whether it is limited to streams that this is one of, or not limited."""
+        return not self.streams or stream in self.streams
+
+    def ships(self, origin: str) -> bool:
+        """Tell whether it may ship the log, or enrol it, that has this *origin*."""
+        if self.producer is None:
+            return False
+        if self.producer.endswith("/*"):
+            return origin.startswith(self.producer[:-1])
+        return origin.rpartition("/")[0] == self.producer
+
+
+def check_role(role: str, policy: Policy) -> None:
+    """
+    Check that an access token may have this *role*.
+
+    Raises:
+        CallerError: There is none, or it is the owner's.
+    """
+    if role not in RIGHTS and role not in policy.roles:
+        known = ", ".join(dict.fromkeys([*RIGHTS, *policy.roles]))
+        raise CallerError(f"role: found {role!r}, expected one of {known}")

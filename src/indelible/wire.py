@@ -1,0 +1,326 @@
+"""
+Wire: what a collector and those who talk to it say to each other, as JSON.
+
+It knows the shapes and nothing else: who may say what is `indelible.rights`, whether it
+holds is decided where it arrives. Bodies are decoded strictly; an unknown field is refused.
+Exact bytes (entries, disclosures) travel as the JSON that they are, never quoted or
+written anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+MOST_ENTRIES = 1_000
+"""Most entries of a shipment."""
+
+MOST_EVENTS = 1_000
+"""Most plain events of a request."""
+
+MAX_BODY = 5 * 1024 * 1024
+"""Most bytes of a request's body, after it was decompressed."""
+
+PROBLEM = "application/problem+json"
+"""Media type of an error, RFC 9457."""
+
+PURPOSE_HEADER = "Indelible-Purpose"
+"""Why values are opened, in the reader's words; kept with the opening."""
+
+CASE_HEADER = "Indelible-Case"
+"""What the reader works on: masked identities become pseudonyms within it."""
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer: who reads it takes what it knows, so a newer collector may say more."""
+
+
+class _Body(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A request's body."""
+
+
+class Problem(_Wire, kw_only=True):
+    """
+    An error as RFC 9457 says it.
+
+    Attributes:
+        type: Names the kind of problem: ``/problems/forked``.
+        detail: In words: what was found and what was expected.
+        errors: Of each item that is wrong, where and what.
+        expected: The index that a producer is to go on with.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    errors: tuple[dict[str, Any], ...] = ()
+    expected: int | None = None
+
+
+class Shipment(_Body, kw_only=True):
+    """
+    Entries of a producer's log on their way to a collector: ``POST …/entries``.
+
+    Attributes:
+        entries: Exact bytes, in order, without a gap; at most `MOST_ENTRIES`.
+        disclosures: By index (as text) what opens the values that an entry commits to, in
+            the order of ``committed``: a disclosure, or its leaf hash alone (43 characters)
+            where it is not here any more.
+        checkpoint: The producer's signed note, over these entries or more.
+        consistency: Base64 hashes that prove that the checkpoint's tree begins with the one
+            that ends with these entries; none where it ends there itself.
+        rotations: All rotation notes of the log, where there are any.
+        policies: Documents of policies that the entries name, unless they were sent before.
+    """
+
+    entries: tuple[msgspec.Raw, ...]
+    disclosures: dict[str, tuple[msgspec.Raw, ...]] = {}
+    checkpoint: str
+    consistency: tuple[str, ...] = ()
+    rotations: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+
+
+class Refused(_Wire, kw_only=True):
+    """An entry that was kept and that the collector says something against."""
+
+    index: int
+    why: str
+
+
+class ShipmentReceipt(_Wire, kw_only=True):
+    """
+    What a collector answers a shipment: all before *size* is under its own checkpoint.
+
+    Attributes:
+        producer: Origin of the producer's log.
+        size: How many of its entries the collector has now.
+        log: The collector's log that they are in.
+        first: The index there of the first that was new; none where all were there already.
+        checkpoint: The collector's signed note over that log.
+        refused: Entries that are kept and marked.
+    """
+
+    producer: str
+    size: int
+    stream: str
+    log: str
+    first: int | None = None
+    checkpoint: str
+    state: str = "collected"
+    refused: tuple[Refused, ...] = ()
+
+
+class Standing(_Wire, kw_only=True):
+    """
+    What a collector has of a producer's log: ``GET /v1/producers/{origin}``.
+
+    Attributes:
+        key: The verifier key that it was enrolled with.
+        stream: Where its entries go.
+        size: How many of its entries the collector has: the index to go on with.
+        root: Base64 root of their tree.
+        promised: The largest size that the producer has signed.
+        rotations: How many rotation notes are known.
+        revoked_at: The size from which on nothing more is taken.
+        alarm: Why nothing more is taken from it, where something did not hold.
+    """
+
+    origin: str
+    key: str
+    stream: str
+    tenant: str | None = None
+    size: int
+    root: str
+    promised: int
+    rotations: int = 0
+    enrolled_at: str
+    seen_at: str | None = None
+    revoked_at: int | None = None
+    alarm: str | None = None
+
+
+class Enrolment(_Body, kw_only=True):
+    """
+    Logs that ask to be producers: ``POST /v1/producers``.
+
+    Attributes:
+        keys: The verifier key of each log; its name is the log's origin, whose last part
+            is the stream.
+        proofs: For each, a note ``indelible/enrol/1\\n<origin>\\n<collector's origin>\\n``
+            signed with it; whoever comes with a join token must have the keys.
+        stream: Where all of their entries go, if not to the stream of the same name.
+    """
+
+    keys: tuple[str, ...]
+    proofs: tuple[str, ...] = ()
+    tenant: str | None = None
+    stream: str | None = None
+
+
+class Enrolled(_Wire, kw_only=True):
+    """The producers that were enrolled; *token* is shown this once, to whoever joined."""
+
+    producers: tuple[Standing, ...]
+    token: str | None = None
+
+
+class Events(_Body, kw_only=True):
+    """
+    Plain events, which the collector seals: ``POST /v1/events``.
+
+    Attributes:
+        events: As `indelible.event.Event` in JSON; each has an id (UUIDv7), by which a
+            repetition is known.
+    """
+
+    events: tuple[msgspec.Raw, ...]
+
+
+class EventResult(_Wire, kw_only=True):
+    """
+    What became of one event.
+
+    Attributes:
+        status: 201 recorded, 200 recorded before, 409 other content under this id, 410 an id
+            too old to tell whether it was recorded, 422 no event, 204 not to be captured.
+        leaf_hash: Hex.
+    """
+
+    status: int
+    id: str = ""
+    stream: str | None = None
+    log: str | None = None
+    index: int | None = None
+    leaf_hash: str | None = None
+    state: str | None = None
+    problem: Problem | None = None
+
+
+class EventResults(_Wire, kw_only=True):
+    """One result for each event, in the order of the request; the answer's status is 207."""
+
+    results: tuple[EventResult, ...]
+
+
+class Integrity(_Wire, kw_only=True):
+    """
+    How it can be known that an item is what was recorded.
+
+    Attributes:
+        log: Name of the collector's log.
+        origin: Of that log's checkpoints.
+        leaf_hash: Hex.
+        state: ``collected`` once a checkpoint covers it, which all that is shown are.
+        producer: Origin of the log that the collector has it from.
+    """
+
+    log: str
+    origin: str
+    index: int
+    leaf_hash: str
+    state: str = "collected"
+    producer: str | None = None
+
+
+class EntryItem(_Wire, kw_only=True):
+    """
+    One entry of an answer.
+
+    Attributes:
+        event: As the reader may see it.
+        redactions: Path of each value that is not shown, and its state (``WITHHELD``,
+            ``ERASED``…).
+        values: Path of each committed value, and its state.
+        entry: The entry's exact bytes, for whoever wants to verify them.
+    """
+
+    id: str
+    stream: str
+    recorded_at: str
+    event: msgspec.Raw
+    redactions: dict[str, str] = {}
+    values: dict[str, str] = {}
+    integrity: Integrity
+    entry: msgspec.Raw
+
+
+class EntryPage(_Wire, kw_only=True):
+    """
+    A page of entries.
+
+    Attributes:
+        cursor: For the next page; none where this is the last.
+        sizes: The size of each log's tree that the answer is over.
+    """
+
+    items: tuple[EntryItem, ...]
+    cursor: str | None = None
+    sizes: dict[str, int] = {}
+
+
+class FeedPage(_Wire, kw_only=True):
+    """
+    A log in its order, without a gap: ``GET /v1/feed/{stream}``.
+
+    Attributes:
+        after: The index of the last item, or the one asked with where there is none: what
+            to ask with next.
+        size: How many entries the log has.
+        checkpoint: The collector's signed note over them.
+    """
+
+    items: tuple[EntryItem, ...]
+    after: int
+    size: int
+    checkpoint: str
+
+
+class TokenRequest(_Body, kw_only=True):
+    """
+    An access token to be issued: ``POST /v1/tokens``.
+
+    Attributes:
+        role: What it may do, see `indelible.rights`.
+        streams: Those it may read or record into; all where there are none.
+        tenant: Whose entries alone it sees.
+        producer: For a recorder: origin of the trail whose logs it may ship; ending with
+            ``/*`` for all below it. For a join token, whom it may enrol.
+        expires_in: Such as ``8h`` or ``30d``.
+        uses: How many producers a join token may enrol.
+    """
+
+    name: str
+    role: str
+    streams: tuple[str, ...] = ()
+    tenant: str | None = None
+    producer: str | None = None
+    expires_in: str = "90d"
+    uses: int | None = None
+
+
+class TokenShown(_Wire, kw_only=True):
+    """
+    An access token as it may be shown.
+
+    Attributes:
+        token: The secret, in the answer that issues it and never again.
+    """
+
+    id: str
+    name: str
+    role: str
+    streams: tuple[str, ...] = ()
+    tenant: str | None = None
+    producer: str | None = None
+    created_at: str
+    created_by: str
+    expires_at: str
+    last_used_at: str | None = None
+    revoked_at: str | None = None
+    uses_left: int | None = None
+    token: str | None = None
