@@ -798,7 +798,7 @@ def test_what_was_sealed_and_not_yet_written_is_sealed_anew(trail: indelible.Tra
     pending = Pending({"user": [sealed]})
 
     erase(trail, "user:alice")
-    trail._submit(pending)  # noqa: SLF001 - what `record` does in another thread
+    trail.submit(pending)  # what `record` does in another thread
 
     with pytest.raises(Moved):
         pending.result()

@@ -267,12 +267,12 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         path: Where it stood.
         value: JSON, or a part of the event that is encoded as such.
-        rule: How it is classified.
+        rule: How it is classified; None where it was not opened: it stays where it is.
     """
 
     path: str
     value: Any
-    rule: FieldRule
+    rule: FieldRule | None
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -557,7 +557,7 @@ def _fingerprinted(
     """Put fingerprints in the place of secrets; without a way to make them, nothing."""
     found = []
     for each in values:
-        if each.rule.class_ is not FieldClass.SECRET:
+        if each.rule is None or each.rule.class_ is not FieldClass.SECRET:
             found.append(each)
         elif fingerprint is not None:
             found.append(Value(path=each.path, value=_prints(each, fingerprint), rule=each.rule))

@@ -155,7 +155,7 @@ class Trail:
             committed=self._closer.look,
             keep_keys=keyring.keep,
         )
-        self._recorder = Recorder(in_force, self._submit, self._custody.lose, self.vault)
+        self._recorder = Recorder(in_force, self.submit, self._custody.lose, self.vault)
         self.record = self._recorder.record
         self.arecord = self._recorder.arecord
         self.record_many = self._recorder.record_many
@@ -891,7 +891,13 @@ class Trail:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, pending: Pending) -> None:
+    def submit(self, pending: Pending) -> None:
+        """
+        Hand sealed events to the writer; see `indelible.writer.Writer.submit`.
+
+        Raises:
+            TrailClosed: The trail was closed.
+        """
         self._check_open()
         self._writer.submit(pending)
 

@@ -87,6 +87,8 @@ class Vault:
         subjects = {None: None, "actor": sealed.actor, "resource": sealed.resource}
         for position, value in enumerate(values):
             rule = value.rule
+            if rule is None:
+                continue
             class_ = _INTERNAL if rule.class_ is _SECRET else rule.class_  # its fingerprint
             group = (subjects[rule.subject], class_)
             if group in groups:
@@ -94,7 +96,7 @@ class Vault:
             else:
                 groups[group] = [position]
             if rule.search is not None:
-                lookups += self._numbers(value, sealed)
+                lookups += self._numbers(value, rule, sealed)
         keyring, disclosures = self.keyring, sealed.disclosures
         bound = self.binding(stream) + sealed.commitment
         boxes: list[Box] = []
@@ -123,26 +125,26 @@ class Vault:
             collected=sealed.collected,
         )
 
-    def _numbers(self, value: Value, sealed: Sealed) -> tuple[int, ...]:
+    def _numbers(self, value: Value, rule: FieldRule, sealed: Sealed) -> tuple[int, ...]:
         """Return the lookups of a searchable value; the same texts come again and again."""
         text = value.value
         if type(text) is not str:
-            return self._numbers_of(value, sealed)
+            return self._numbers_of(value, rule, sealed)
         remembered = self.keyring.remembered
         # What the id of an actor or a resource is found by has its type in it.
         clear = sealed.clear
         kind = clear.actor.type if value.path == "/actor/id" else clear.resource.type
-        key = (value.path, text, value.rule.search, kind)
+        key = (value.path, text, rule.search, kind)
         found = remembered.get(key)
         if found is None:
             if len(remembered) >= _MOST_REMEMBERED:
                 remembered.clear()
-            found = remembered[key] = self._numbers_of(value, sealed)
+            found = remembered[key] = self._numbers_of(value, rule, sealed)
         return found
 
-    def _numbers_of(self, value: Value, sealed: Sealed) -> tuple[int, ...]:
+    def _numbers_of(self, value: Value, rule: FieldRule, sealed: Sealed) -> tuple[int, ...]:
         texts = searched_by(value.path, value.value, sealed.actor, sealed.resource)
-        if value.rule.search == "prefix" and isinstance(value.value, str):
+        if rule.search == "prefix" and isinstance(value.value, str):
             texts += [
                 (Field.VALUE_LOOKUP, f"{value.path}={network}")
                 for network in networks_of(value.value)
