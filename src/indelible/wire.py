@@ -237,6 +237,9 @@ class EntryItem(_Wire, kw_only=True):
             ``ERASED``…).
         values: Path of each committed value, and its state.
         entry: The entry's exact bytes, for whoever wants to verify them.
+        disclosures: What proves the shown values against the entry's commitment, in the
+            order of ``committed`` as in `Shipment`: a disclosure, or its leaf hash alone (43
+            characters) where the value is not shown; none where the spine is not here.
     """
 
     id: str
@@ -247,6 +250,7 @@ class EntryItem(_Wire, kw_only=True):
     values: dict[str, str] = {}
     integrity: Integrity
     entry: msgspec.Raw
+    disclosures: tuple[msgspec.Raw, ...] = ()
 
 
 class EntryPage(_Wire, kw_only=True):
