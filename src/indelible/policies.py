@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 SET = "policy.set"
 """The action of the custody entry."""
 
+KIND = "policy"
+"""Of the facts that name policies of producers; key: `name_of`, value: the digest."""
+
 _ATTEMPTS = 5
 
 
@@ -135,6 +138,30 @@ def current(view: View) -> Policy:
 def of_label(view: View, label: str) -> Policy | None:
     """Return the policy that entries name *label*, if the trail was ever under it."""
     return next((each.policy for each in versions(view) if each.policy.label == label), None)
+
+
+def name_of(origin: str, label: str) -> bytes:
+    """
+    Return under what name a collector keeps the policy *label* of a producer.
+
+    Each trail has its own: a label tells policies apart, but not from one that somebody
+    made to have the same.
+
+    Args:
+        origin: Of the producer's log.
+    """
+    return f"{origin.rpartition('/')[0]}\0{label}".encode()
+
+
+def of_producers(view: View) -> Iterator[Policy]:
+    """
+    Yield the policies that producers have sealed entries under.
+
+    Raises:
+        Damaged: A document is gone, or is not the one that came.
+    """
+    for _, digest in view.facts(KIND):
+        yield parse(document(view, digest))
 
 
 def document(view: View, digest: bytes) -> bytes:

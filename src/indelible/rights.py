@@ -15,7 +15,7 @@ import msgspec
 from indelible.errors import CallerError, Forbidden
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from indelible.policy import Policy
 
@@ -85,15 +85,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             return found
         return _OF_POLICY if self.role in policy.roles else frozenset()
 
-    def check_may(self, verb: Verb, policy: Policy) -> None:
+    def check_may(self, verbs: Sequence[Verb], policy: Policy) -> None:
         """
-        Check that it may ask for *verb*.
+        Check that it may do one of *verbs*.
 
         Raises:
             Forbidden: Its role may not.
         """
-        if verb not in self.verbs(policy):
-            raise Forbidden(f"role {self.role}: may not {verb}")
+        if self.verbs(policy).isdisjoint(verbs):
+            raise Forbidden(f"role {self.role}: may not {' or '.join(verbs)}")
 
     def sees_stream(self, stream: str) -> bool:
         """Tell whether it is limited to streams that this is one of, or not limited."""

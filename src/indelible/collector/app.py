@@ -10,7 +10,9 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from indelible.collector import ingest, producers
 from indelible.collector.callers import Callers
+from indelible.collector.ingest import Ingest
 from indelible.collector.problems import HANDLERS
 from indelible.rights import Caller
 from indelible.wire import MAX_BODY
@@ -31,11 +33,13 @@ def create_app(collector: Collector) -> Litestar:
     def caller_of(request: Request[Caller, Any, Any]) -> Caller:
         return request.user
 
+    taking = Ingest(collector)
     return Litestar(
-        route_handlers=[live],
+        route_handlers=[live, *ingest.ROUTES, *producers.ROUTES],
         middleware=[DefineMiddleware(Callers, exclude_from_auth_key="exclude_from_auth")],
         dependencies={
             "collector": Provide(lambda: collector, sync_to_thread=False),
+            "ingest": Provide(lambda: taking, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
-from litestar.connection import ASGIConnection  # noqa: TC002 - Litestar reads the types
-from litestar.handlers.base import BaseRouteHandler  # noqa: TC002 - the same
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware.authentication import (
     AbstractAuthenticationMiddleware,
     AuthenticationResult,
@@ -67,14 +67,14 @@ def unauthenticated(detail: str) -> Refusal:
     return Refusal(401, "unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def asks(verb: Verb) -> list[Callable[..., None]]:
-    """Return the guards of a route that asks for *verb*."""
+def asks(*verbs: Verb) -> list[Callable[..., None]]:
+    """Return the guards of a route that is for whoever may do one of *verbs*."""
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         caller: Caller | None = connection.scope.get("user")
         if caller is None:
             raise unauthenticated("access token: found none, expected Authorization: Bearer")
         collector: Collector = connection.app.state.collector
-        caller.check_may(verb, collector.trail.policy)
+        caller.check_may(verbs, collector.trail.policy)
 
     return [guard]

@@ -35,7 +35,7 @@ _log = logging.getLogger("indelible")
 _RETRY_AFTER = 5
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, and no fault of ours
+class Refusal(Exception):
     """
     An answer that is a problem.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from indelible.collector.problems import Refusal
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from indelible.trail import Trail
+
+_LOOK_AGAIN = 1_000_000
+"""Microseconds for which it is taken for granted how much room there is."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         key_set: File with the provider's keys (JWKS).
         role_claim: Name of the claim that holds the role.
         requests: Most requests per second and caller, as a steady rate.
-        lag: Bytes of free space below which nothing is taken in (503).
+        least_free: Bytes of free space below which nothing is taken in (503).
     """
 
     issuer: str | None = None
@@ -51,3 +57,19 @@ class Collector:
         self.trail = trail
         self.settings = settings
         self.now = now
+        self._free = (0, 0)
+
+    def check_room(self) -> None:
+        """
+        Check that there is room for what is to be taken in.
+
+        Raises:
+            Refusal: 503: producers keep what they have until there is.
+        """
+        checked_at, free = self._free
+        if self.now() - checked_at > _LOOK_AGAIN:
+            usage = os.statvfs(self.trail.path)
+            free = usage.f_bavail * usage.f_frsize
+            self._free = (self.now(), free)
+        if free < self.settings.least_free:
+            raise Refusal(503, "no-room", "too little room is left to take anything in")

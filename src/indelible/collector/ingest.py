@@ -1,0 +1,303 @@
+"""Ingest: takes a producer's shipments into the trail, durable before they are acknowledged."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import msgspec
+from litestar import Request, post
+from litestar.openapi.datastructures import ResponseSpec
+
+from indelible import policies
+from indelible.collector.bodies import body_of, decoded
+from indelible.collector.callers import asks
+from indelible.collector.problems import Refusal
+from indelible.collector.state import Collector
+from indelible.custody import own_event
+from indelible.errors import (
+    BrokenChain,
+    InvalidPolicy,
+    InvalidProof,
+    InvalidSignature,
+    Malformed,
+    Moved,
+    NotFound,
+)
+from indelible.log import head_of
+from indelible.merkle import HASH_SIZE
+from indelible.policy import CUSTODY
+from indelible.producer import (
+    HELD_KIND,
+    KIND,
+    TILE_KIND,
+    Conflict,
+    Gap,
+    Held,
+    Producer,
+    Revoked,
+    admit,
+    key_of,
+    tile_key,
+)
+from indelible.rights import Caller, Verb
+from indelible.segment import TILE
+from indelible.wire import MOST_ENTRIES, Problem, Shipment, ShipmentReceipt
+from indelible.writer import Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from indelible.log import Placed
+    from indelible.policy import Policy
+    from indelible.producer import Admission
+    from indelible.seal import Sealed
+    from indelible.store import Transaction, View
+
+_ATTEMPTS = 5
+_MOST_NAMED = 100
+_decoder = msgspec.json.Decoder(Shipment)
+
+
+class Ingest:
+    """Takes shipments into the trail of *collector*."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._trail = collector.trail
+        self._policies: dict[bytes, Policy] = {}
+        self._kept: set[bytes] = set()
+
+    def take(self, origin: str, shipment: Shipment, caller: Caller) -> ShipmentReceipt:
+        """
+        Keep what is new of *shipment*; when this returns, it survives a crash.
+
+        Raises:
+            NotFound: The caller does not ship this log.
+            VerificationError, CallerError: As `indelible.producer.admit`; nothing was kept.
+            StoreError: Nothing was kept.
+            WriteUncertain: It may have been kept; to send it again is safe.
+        """
+        if not shipment.entries or len(shipment.entries) > MOST_ENTRIES:
+            raise Malformed(f"entries: found {len(shipment.entries)}, expected 1 to {MOST_ENTRIES}")
+        documents = self._learn(origin, shipment.policies)
+        for _ in range(_ATTEMPTS):
+            with self._trail.store.read() as view:
+                producer, before = known(view, origin, caller)
+                held = Held.from_bytes(before)
+                try:
+                    admission = admit(
+                        producer,
+                        held,
+                        shipment,
+                        partial(_leaves, view, origin, held),
+                        partial(self._policy, view, origin, documents),
+                        self._collector.now(),
+                    )
+                except Conflict as conflict:
+                    self._raise_alarm(producer, held, shipment, conflict)
+                    raise
+                if not admission.entries:
+                    return self._nothing_new(view, producer, admission)
+            # Others may have taken the same meanwhile, or a key was destroyed: look again.
+            with suppress(Moved):
+                return self._keep(producer, before, admission, documents)
+        raise Moved(f"{origin}: others wrote to it again and again; repeat this")
+
+    def _keep(
+        self,
+        producer: Producer,
+        before: bytes | None,
+        admission: Admission,
+        documents: Mapping[bytes, Policy],
+    ) -> ShipmentReceipt:
+        stream = producer.stream
+        events: dict[str, Sequence[Sealed]] = {
+            stream: [self._trail.vault.enclose(each, stream) for each in admission.entries]
+        }
+        if admission.refused:
+            events[CUSTODY] = [self._refusal(producer, admission)]
+        checkpoint = b""
+
+        def within(transaction: Transaction, placed: Mapping[str, Placed]) -> None:
+            nonlocal checkpoint
+            key = key_of(producer.origin)
+            if transaction.fact(HELD_KIND, key) != before:
+                raise Moved(f"{producer.origin}: has grown meanwhile")
+            if transaction.fact(KIND, key) != producer.to_bytes():
+                raise Moved(f"{producer.origin}: was changed meanwhile")
+            transaction.put(HELD_KIND, key, admission.held.to_bytes())
+            for number, leaves in admission.tiles:
+                transaction.put(TILE_KIND, tile_key(producer.origin, number), leaves)
+            for name, policy in documents.items():
+                if transaction.fact(policies.KIND, name) is None:
+                    transaction.add_document(policies.text_of(policy))
+                    transaction.put(policies.KIND, name, policy.digest)
+            checkpoint = transaction.heads()[placed[stream].log].checkpoint
+
+        pending = Pending(events, within=within)
+        self._trail.submit(pending)
+        placed = pending.result()[stream]
+        self._kept.update(documents)
+        return ShipmentReceipt(
+            producer=producer.origin,
+            size=admission.held.size,
+            stream=stream,
+            log=placed.log,
+            first=placed.first,
+            checkpoint=checkpoint.decode(),
+            refused=admission.refused,
+        )
+
+    def _nothing_new(self, view: View, producer: Producer, admission: Admission) -> ShipmentReceipt:
+        """Answer what is held already; what it promises is kept with the next that is new."""
+        head = head_of(view.heads(), producer.stream)
+        return ShipmentReceipt(
+            producer=producer.origin,
+            size=admission.held.size,
+            stream=producer.stream,
+            log=head.log,
+            checkpoint=head.checkpoint.decode(),
+        )
+
+    def _learn(self, origin: str, documents: Sequence[str]) -> dict[bytes, Policy]:
+        """Return those policies of a shipment that are not known to be kept, by their names."""
+        new: dict[bytes, Policy] = {}
+        for text in documents:
+            try:
+                policy = policies.parse(text.encode())
+            except InvalidPolicy as error:
+                raise Malformed(f"policy: {error}") from None
+            name = policies.name_of(origin, policy.label)
+            if name not in self._kept:
+                new[name] = policy
+        return new
+
+    def _policy(
+        self, view: View, origin: str, sent: Mapping[bytes, Policy], label: str | None
+    ) -> Policy:
+        """Return the policy that an entry was sealed under; where nobody knows it, ours."""
+        name = policies.name_of(origin, label or "")
+        found = self._policies.get(name)
+        if found is None:
+            digest = view.fact(policies.KIND, name)
+            if digest is None:
+                return sent.get(name, self._trail.policy)
+            found = self._policies[name] = policies.parse(policies.document(view, digest))
+        return found
+
+    def _refusal(self, producer: Producer, admission: Admission) -> Sealed:
+        refused = admission.refused
+        return own_event(
+            self._trail.id,
+            "producer.refuse",
+            producer=producer.origin,
+            count=len(refused),
+            entries=[{"index": each.index, "why": each.why} for each in refused[:_MOST_NAMED]],
+        )
+
+    def _raise_alarm(
+        self, producer: Producer, held: Held, shipment: Shipment, conflict: Conflict
+    ) -> None:
+        """Record what does not hold, with what both sides have signed; once for each thing."""
+        said = str(conflict)
+        if held.alarm == said:
+            return
+        event = own_event(
+            self._trail.id,
+            "producer.alarm",
+            producer=producer.origin,
+            what=said,
+            size=held.size,
+            root=b64encode(held.tree.root).decode(),
+            promised=[each.note.decode() for each in held.promised],
+            shown=shipment.checkpoint,
+        )
+
+        def within(transaction: Transaction, _: Mapping[str, Placed]) -> None:
+            key = key_of(producer.origin)
+            now = Held.from_bytes(transaction.fact(HELD_KIND, key))
+            if now.alarm == said:
+                raise Moved("said already")
+            changed = msgspec.structs.replace(now, alarm=said)
+            transaction.put(HELD_KIND, key, changed.to_bytes())
+
+        pending = Pending({CUSTODY: [event]}, within=within)
+        self._trail.submit(pending)
+        pending.wait()
+
+
+def known(view: View, origin: str, caller: Caller) -> tuple[Producer, bytes | None]:
+    """
+    Return a producer that *caller* ships, and what is held of its log.
+
+    Raises:
+        NotFound: There is none, or it is somebody else's.
+    """
+    key = key_of(origin)
+    kept = view.fact(KIND, key) if caller.ships(origin) else None
+    if kept is None:
+        raise NotFound(f"producer: found none of origin {origin!r}")
+    return Producer.from_bytes(kept), view.fact(HELD_KIND, key)
+
+
+def _leaves(view: View, origin: str, held: Held, first: int, last: int) -> list[bytes]:
+    """Return the leaf hashes [*first*, *last*) of what is held of a producer's log."""
+    start = first // TILE
+    whole = held.size // TILE
+    joined = b"".join(
+        value
+        for _, value in view.facts(
+            TILE_KIND, tile_key(origin, start), tile_key(origin, min(-(-last // TILE), whole))
+        )
+    )
+    if last > whole * TILE:
+        joined += held.rest
+    hashes = [joined[at : at + HASH_SIZE] for at in range(0, len(joined), HASH_SIZE)]
+    return hashes[first - start * TILE : last - start * TILE]
+
+
+@post(
+    "/v1/producers/{target:path}",
+    guards=asks(Verb.RECORD),
+    status_code=200,
+    responses={409: ResponseSpec(Problem, description="A gap, a conflict or a revoked key")},
+)
+async def take(
+    target: str,
+    request: Request[Caller, Any, Any],
+    collector: Collector,
+    ingest: Ingest,
+    caller: Caller,
+) -> ShipmentReceipt:
+    """Take the entries of a producer's log: ``POST /v1/producers/{origin}/entries``."""
+    origin, slash, last = target.lstrip("/").rpartition("/")
+    if not slash or last != "entries":
+        raise Refusal(404, "not-found", "path: expected /v1/producers/{origin}/entries")
+    collector.check_room()
+    data = await body_of(request)
+    return await anyio.to_thread.run_sync(_take, ingest, origin, data, caller)
+
+
+def _take(ingest: Ingest, origin: str, data: bytes, caller: Caller) -> ShipmentReceipt:
+    shipment = decoded(data, _decoder)
+    try:
+        return ingest.take(origin, shipment, caller)
+    except Gap as gap:
+        raise Refusal(409, "gap", str(gap), expected=gap.expected) from None
+    except Revoked as error:
+        raise Refusal(403, "revoked", str(error)) from None
+    except Conflict as error:
+        raise Refusal(409, "conflict", str(error)) from None
+    except InvalidSignature as error:
+        raise Refusal(422, "invalid-signature", str(error)) from None
+    except (InvalidProof, BrokenChain) as error:
+        raise Refusal(422, "inconsistent", str(error)) from None
+    except Malformed as error:
+        raise Refusal(422, "malformed", str(error)) from None
+
+
+ROUTES = [take]
