@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from indelible.errors import CallerError, Forbidden
+from indelible.policy import OWNER, Sight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,6 +59,15 @@ the keys. A role that only the policy knows may read, and ask for grants.
 
 _OF_POLICY = frozenset({Verb.READ, Verb.REQUEST})
 
+ISSUABLE = frozenset({"recorder", "join", "reader", "operator"})
+"""
+Roles whose tokens may be asked for over the network.
+
+An operator sees no values, and that would mean nothing if it could give itself a token of a
+role that does. Tokens of all other roles are issued where the trail's keys are, by whoever
+has them and so sees everything anyway: ``indelible token issue``.
+"""
+
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -95,6 +105,29 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if self.verbs(policy).isdisjoint(verbs):
             raise Forbidden(f"role {self.role}: may not {' or '.join(verbs)}")
 
+    def includes(self, *, streams: tuple[str, ...], tenant: str | None) -> bool:
+        """Tell whether whoever is limited like this is limited at least as much as this caller."""
+        within = not self.streams or (bool(streams) and set(streams) <= set(self.streams))
+        return within and self.tenant in (None, tenant)
+
+    def check_may_issue(
+        self, role: str, policy: Policy, *, streams: tuple[str, ...], tenant: str | None
+    ) -> None:
+        """
+        Check that it may issue access tokens of *role* with these limits.
+
+        Raises:
+            Forbidden: The role sees values, or the limits are wider than its own.
+        """
+        sights = policy.sights(role) or {}
+        if role not in ISSUABLE or Sight.PLAIN in sights.values():
+            raise Forbidden(
+                f"role {role}: its access tokens are issued where the trail's keys are,"
+                " with indelible token issue"
+            )
+        if not self.includes(streams=streams, tenant=tenant):
+            raise Forbidden("streams and tenant: expected no more than the caller's own")
+
     def sees_stream(self, stream: str) -> bool:
         """Tell whether it is limited to streams that this is one of, or not limited."""
         return not self.streams or stream in self.streams
@@ -115,6 +148,6 @@ def check_role(role: str, policy: Policy) -> None:
     Raises:
         CallerError: There is none, or it is the owner's.
     """
-    if role not in RIGHTS and role not in policy.roles:
-        known = ", ".join(dict.fromkeys([*RIGHTS, *policy.roles]))
+    if role == OWNER or (role not in RIGHTS and role not in policy.roles):
+        known = ", ".join(each for each in dict.fromkeys([*RIGHTS, *policy.roles]) if each != OWNER)
         raise CallerError(f"role: found {role!r}, expected one of {known}")
