@@ -4,39 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar import Litestar, Request, get
+from litestar import Litestar, Request
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from indelible.collector import ingest, producers
+from indelible.collector import health, ingest, producers, spans
 from indelible.collector.callers import Callers
 from indelible.collector.ingest import Ingest
+from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
+from indelible.collector.scrub import scrubbing
 from indelible.rights import Caller
 from indelible.wire import MAX_BODY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
     from indelible.collector.state import Collector
 
 
-@get("/health/live", exclude_from_auth=True, sync_to_thread=False)
-def live() -> dict[str, str]:
-    """Say that this process answers."""
-    return {"status": "live"}
+def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Litestar:
+    """
+    Return the application that answers for *collector*.
 
-
-def create_app(collector: Collector) -> Litestar:
-    """Return the application that answers for *collector*."""
+    Args:
+        lifespan: What is entered when it starts and left when it stops.
+    """
 
     def caller_of(request: Request[Caller, Any, Any]) -> Caller:
         return request.user
 
     taking = Ingest(collector)
     return Litestar(
-        route_handlers=[live, *ingest.ROUTES, *producers.ROUTES],
-        middleware=[DefineMiddleware(Callers, exclude_from_auth_key="exclude_from_auth")],
+        route_handlers=[*health.ROUTES, *ingest.ROUTES, *producers.ROUTES],
+        middleware=[
+            *spans.middleware(),
+            Requests(),
+            DefineMiddleware(Callers, exclude_from_auth_key="exclude_from_auth"),
+        ],
+        after_exception=[unrouted],
         dependencies={
             "collector": Provide(lambda: collector, sync_to_thread=False),
             "ingest": Provide(lambda: taking, sync_to_thread=False),
@@ -56,6 +67,7 @@ def create_app(collector: Collector) -> Litestar:
             security=[{"token": []}],
         ),
         state=_state(collector),
+        lifespan=[scrubbing, *lifespan],
         debug=False,
     )
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from indelible.collector.gauges import Gauges
+from indelible.collector.metrics import Metrics
 from indelible.collector.problems import Refusal
+from indelible.collector.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         role_claim: Name of the claim that holds the role.
         requests: Most requests per second and caller, as a steady rate.
         least_free: Bytes of free space below which nothing is taken in (503).
+        public_metrics: Whether ``/metrics`` answers everybody, and not only who comes from
+            this machine or may observe.
+        scrub_every: Seconds after the beginning of a round over all that is kept until the
+            next begins; 0 for none.
     """
 
     issuer: str | None = None
@@ -37,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     role_claim: str = "indelible_role"
     requests: float = 100.0
     least_free: int = 512 * 1024 * 1024
+    public_metrics: bool = False
+    scrub_every: float = 86_400.0
 
 
 class Collector:
@@ -57,7 +66,18 @@ class Collector:
         self.trail = trail
         self.settings = settings
         self.now = now
+        self.metrics = Metrics(Gauges(self))
+        self.readiness = Readiness(self)
         self._free = (0, 0)
+
+    def room(self) -> int:
+        """Return how many bytes are free where the trail lies, as of a second ago."""
+        checked_at, free = self._free
+        if self.now() - checked_at > _LOOK_AGAIN:
+            usage = os.statvfs(self.trail.path)
+            free = usage.f_bavail * usage.f_frsize
+            self._free = (self.now(), free)
+        return free
 
     def check_room(self) -> None:
         """
@@ -66,10 +86,5 @@ class Collector:
         Raises:
             Refusal: 503: producers keep what they have until there is.
         """
-        checked_at, free = self._free
-        if self.now() - checked_at > _LOOK_AGAIN:
-            usage = os.statvfs(self.trail.path)
-            free = usage.f_bavail * usage.f_frsize
-            self._free = (self.now(), free)
-        if free < self.settings.least_free:
+        if self.room() < self.settings.least_free:
             raise Refusal(503, "no-room", "too little room is left to take anything in")
