@@ -141,6 +141,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         return origin.rpartition("/")[0] == self.producer
 
 
+def is_role(role: str, policy: Policy) -> bool:
+    """Tell whether somebody who comes to a collector may have this *role*."""
+    return role != OWNER and (role in RIGHTS or role in policy.roles)
+
+
 def check_role(role: str, policy: Policy) -> None:
     """
     Check that an access token may have this *role*.
@@ -148,6 +153,6 @@ def check_role(role: str, policy: Policy) -> None:
     Raises:
         CallerError: There is none, or it is the owner's.
     """
-    if role == OWNER or (role not in RIGHTS and role not in policy.roles):
+    if not is_role(role, policy):
         known = ", ".join(each for each in dict.fromkeys([*RIGHTS, *policy.roles]) if each != OWNER)
         raise CallerError(f"role: found {role!r}, expected one of {known}")

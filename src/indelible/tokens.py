@@ -144,8 +144,12 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
         """
         found = sha256(secret.encode("ascii", "replace")).digest()
         fits = hmac.compare_digest(found, self.digest)
-        if not fits or self.revoked_at is not None or now >= self.expires_at:
+        if not fits or not self.works(now):
             raise Forbidden(UNKNOWN)
+
+    def works(self, now: int) -> bool:
+        """Tell whether it is neither revoked nor expired *now*."""
+        return self.revoked_at is None and now < self.expires_at
 
     def check_is_valid(self, policy: Policy) -> None:
         """
@@ -378,7 +382,7 @@ def mark_used(store: Store, used: Mapping[str, int]) -> None:
 
 
 def _check_works(token: AccessToken, now: int) -> None:
-    if token.revoked_at is not None or now >= token.expires_at:
+    if not token.works(now):
         raise CallerError(f"access token {token.id}: is expired or revoked; issue another")
 
 

@@ -11,7 +11,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from indelible.collector import health, ingest, producers, spans
-from indelible.collector.callers import Callers
+from indelible.collector.callers import Callers, Gate
 from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
@@ -40,17 +40,19 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
         return request.user
 
     taking = Ingest(collector)
+    gate = Gate(collector)
     return Litestar(
         route_handlers=[*health.ROUTES, *ingest.ROUTES, *producers.ROUTES],
         middleware=[
             *spans.middleware(),
             Requests(),
-            DefineMiddleware(Callers, exclude_from_auth_key="exclude_from_auth"),
+            DefineMiddleware(Callers, gate=gate, exclude_from_auth_key="exclude_from_auth"),
         ],
-        after_exception=[unrouted],
+        after_exception=[unrouted, gate.after_exception],
         dependencies={
             "collector": Provide(lambda: collector, sync_to_thread=False),
             "ingest": Provide(lambda: taking, sync_to_thread=False),
+            "gate": Provide(lambda: gate, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
@@ -67,7 +69,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             security=[{"token": []}],
         ),
         state=_state(collector),
-        lifespan=[scrubbing, *lifespan],
+        lifespan=[*lifespan, scrubbing, gate.running],
         debug=False,
     )
 
