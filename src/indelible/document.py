@@ -89,6 +89,14 @@ def default() -> Policy:
     return parse(default_text())
 
 
+@lru_cache(maxsize=1)
+def for_collector() -> Policy:
+    """Return the policy of a collector that was given none: one stream more, for producers."""
+    admin = b'admin = { on_failure = "refuse" }\n'
+    before, found, after = default_text().partition(admin)
+    return parse(before + found + b'producers = { on_failure = "refuse" }\n' + after)
+
+
 def _decoded(text: bytes) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - who only records under a policy does not read one
 

@@ -58,6 +58,10 @@ class Revoked(CallerError):
     """A producer whose key was revoked before these entries."""
 
 
+class ForeignTenant(CallerError):
+    """Events of another tenant than the one that the producer is for."""
+
+
 class Conflict(VerificationError):
     """Other bytes at an index that is held, or a tree that was signed and is not this one."""
 
@@ -238,6 +242,7 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
         Malformed: An entry, or what proves it, has not the exact form.
         Gap: The entries do not follow what is held.
         Revoked: The producer's key was revoked before them.
+        ForeignTenant: One is of another tenant. It could not be kept apart from that one's.
         InvalidSignature: The checkpoint, or a rotation, is not signed by the producer.
         InvalidProof, BrokenChain: They are not what the checkpoint was signed over.
         Conflict: They contradict what is held, or what was signed before.
@@ -406,16 +411,15 @@ def _opened(
 ) -> tuple[Sealed, str]:
     """Return a new entry with the values that were opened, and what is to be said against it."""
     clear = unseal(entry.event)
-    why = ""
     if producer.tenant is not None and clear.tenant != producer.tenant:
-        why = f"tenant: found {clear.tenant!r}, expected {producer.tenant!r}"
+        raise ForeignTenant(f"{producer.origin}: entry {entry.index} is of another tenant")
     collected = Collected(producer=producer.origin, entry=data)
     if not clear.committed:
-        return Sealed(event=entry.event, clear=clear, collected=collected), why
+        return Sealed(event=entry.event, clear=clear, collected=collected), ""
     try:
         disclosures, leaves, values = _values(clear, given, policy_of(clear.policy))
     except VerificationError as error:
-        return Sealed(event=entry.event, clear=clear, collected=collected), why or str(error)
+        return Sealed(event=entry.event, clear=clear, collected=collected), str(error)
     named = {each.path: each.value for each in values if each.rule is not None}
     actor = clear.actor.id or named.get("/actor/id")
     resource = clear.resource.id or named.get("/resource/id")
@@ -431,7 +435,7 @@ def _opened(
             commitment=urlsafe_b64decode(f"{clear.commitment}="),
             collected=collected,
         ),
-        why,
+        "",
     )
 
 

@@ -31,6 +31,7 @@ from indelible.cli import (
     reading,
     recording,
     relaying,
+    serving,
 )
 from indelible.errors import CallerError, IndelibleError
 
@@ -77,6 +78,10 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = 
     "Govern": (
         ("policy", governing.policy),
         ("vault", governing.vault),
+    ),
+    "Collect": (
+        ("serve", serving.serve),
+        ("producer", serving.producer),
     ),
     "Keep": (
         ("rotate-key", keeping.rotate_key),

@@ -35,6 +35,7 @@ from indelible.producer import (
     KIND,
     TILE_KIND,
     Conflict,
+    ForeignTenant,
     Gap,
     Held,
     Producer,
@@ -290,6 +291,8 @@ def _take(ingest: Ingest, origin: str, data: bytes, caller: Caller) -> ShipmentR
         raise Refusal(409, "gap", str(gap), expected=gap.expected) from None
     except Revoked as error:
         raise Refusal(403, "revoked", str(error)) from None
+    except ForeignTenant as error:
+        raise Refusal(403, "tenant", str(error)) from None
     except Conflict as error:
         raise Refusal(409, "conflict", str(error)) from None
     except InvalidSignature as error:

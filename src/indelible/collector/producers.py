@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -27,7 +28,7 @@ from indelible.wire import Enrolled, Enrolment, Problem, Standing
 from indelible.writer import Pending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from indelible.log import Placed
     from indelible.store import Transaction, View
@@ -199,6 +200,12 @@ def standing(view: View, origin: str) -> Standing:
     return _standing(Producer.from_bytes(kept), Held.from_bytes(view.fact(HELD_KIND, key)))
 
 
+def standings(view: View, after: str | None = None) -> Iterator[Standing]:
+    """Yield what there is of each producer, in the order of their origins."""
+    for key, kept in view.facts(KIND, b"" if after is None else after.encode() + b"\0"):
+        yield _standing(Producer.from_bytes(kept), Held.from_bytes(view.fact(HELD_KIND, key)))
+
+
 def _standing(producer: Producer, held: Held) -> Standing:
     return Standing(
         origin=producer.origin,
@@ -241,14 +248,8 @@ def all_standing(
     ] = None,
 ) -> list[Standing]:
     """Say how all producers stand, in the order of their origins, 500 at a time."""
-    found = []
     with collector.trail.store.read() as view:
-        for key, kept in view.facts(KIND, b"" if after is None else after.encode() + b"\0"):
-            held = Held.from_bytes(view.fact(HELD_KIND, key))
-            found.append(_standing(Producer.from_bytes(kept), held))
-            if len(found) == _PAGE:
-                break
-    return found
+        return list(islice(standings(view, after), _PAGE))
 
 
 @get("/v1/producers/{origin:path}", guards=asks(Verb.RECORD, Verb.OBSERVE), sync_to_thread=True)

@@ -1,0 +1,158 @@
+"""
+Serving: a collector as a process that listens, with TLS, until it is told to stop.
+
+One process supervises, one worker answers and has the trail open. A worker that dies is
+begun anew; nothing that was acknowledged depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.log import LogLevels
+
+from indelible import trail
+from indelible.collector.app import create_app
+from indelible.collector.state import Collector, Settings
+from indelible.errors import CallerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from litestar import Litestar
+
+ENVIRONMENT = "INDELIBLE_COLLECTOR"
+"""Hands the worker what it is to serve; set by this module alone."""
+
+_HEADERS_WITHIN = 10_000
+"""Milliseconds within which the head of a request has to be there."""
+
+_AT_ONCE = 512
+_GRACE = 20
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    What is served, and where.
+
+    Attributes:
+        directory: Of the trail: its keys, and its store if that is not elsewhere.
+        store: URL of a PostgreSQL database that the trail's logs are in.
+        certificate, key: PEM files; without them there is only plain HTTP, on loopback.
+        client_ca: PEM file: whoever comes without a certificate of these is turned away.
+    """
+
+    directory: str
+    store: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8443
+    certificate: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+    settings: Settings = Settings()
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
+
+
+def serve(serving: Serving) -> None:
+    """
+    Answer requests until SIGTERM or SIGINT, then end what is under way.
+
+    Raises:
+        CallerError: There is no certificate, and others than this machine could listen in.
+        IndelibleError: The trail cannot be opened.
+    """
+    _check(serving)
+    # What is wrong with the trail is said here, in one line, and not by each worker.
+    open_trail(serving.directory, serving.store).close()
+    os.environ[ENVIRONMENT] = msgspec.json.encode(serving).decode()
+    Granian(
+        f"{__name__}:application",
+        factory=True,
+        interface=Interfaces.ASGI,
+        address=serving.host,
+        port=serving.port,
+        workers=1,
+        http=HTTPModes.auto,
+        websockets=False,
+        backpressure=_AT_ONCE,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEADERS_WITHIN),
+        http2_settings=HTTP2Settings(
+            max_concurrent_streams=100, keep_alive_interval=20_000, max_headers_size=64 * 1024
+        ),
+        log_level=LogLevels.warning,
+        ssl_cert=_path(serving.certificate),
+        ssl_key=_path(serving.key),
+        ssl_ca=_path(serving.client_ca),
+        ssl_client_verify=serving.client_ca is not None,
+        respawn_failed_workers=True,
+        workers_kill_timeout=_GRACE,
+    ).serve()
+
+
+def _check(serving: Serving) -> None:
+    if (serving.certificate is None) != (serving.key is None):
+        raise CallerError("--tls-cert and --tls-key: found one without the other")
+    if serving.certificate is None:
+        if serving.client_ca is not None:
+            raise CallerError("--client-ca: found no --tls-cert, without which there is no TLS")
+        if not _is_loopback(serving.host):
+            raise CallerError(
+                f"--tls-cert: found none, expected one to listen on {serving.host}: without TLS"
+                " a collector is for this machine alone"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def application() -> Litestar:
+    """Return the application of this worker, as its parent has described it."""
+    serving = msgspec.json.decode(os.environ[ENVIRONMENT], type=Serving)
+    opened = open_trail(serving.directory, serving.store)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        # Whoever started this reads when requests are answered.
+        sys.stdout.write(f"indelible: {opened.origin} answers at {serving.url}\n")
+        sys.stdout.flush()
+        yield
+        opened.close()
+
+    return create_app(Collector(opened, serving.settings), lifespan=[lifespan])
+
+
+def open_trail(directory: str, store: str | None) -> trail.Trail:
+    """
+    Open the trail of a collector; where there is none, it is made.
+
+    Raises:
+        IndelibleError: As `indelible.open`.
+    """
+    from indelible.document import for_collector  # noqa: PLC0415 - reads TOML
+
+    more: dict[str, Any] = {} if store is None else {"store": store}
+    path = Path(directory)
+    made = not (path / "trail.json").exists()
+    return trail.open(path, policy=for_collector() if made else None, **more)
