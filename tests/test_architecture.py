@@ -56,6 +56,7 @@ LAYERS = {
         "evidence",
         "subject",
         "scanning",
+        "reader",
     ],
     "the whole": [
         "importing",

@@ -25,7 +25,7 @@ from indelible.store import Wanted
 from indelible.terms import LOOKUPS, Field, field_of, term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from indelible.event import Event
@@ -106,11 +106,7 @@ def facets(
         Damaged: An entry that may belong to the answer cannot be read, or the index
             names one for a value that it does not have.
     """
-    for field in fields:
-        if field not in _FIELDS:
-            raise InvalidQuery(f"facet: found {field!r}, expected one of {', '.join(_FIELDS)}")
-    if type(top) is not int or top < 0:
-        raise InvalidQuery(f"top: found {top!r}, expected a number from 0")
+    _check(fields, top)
     check_allowed(query, opener)
     tallies: dict[str, _Tally] = {field: _Tally() for field in fields}
     for head in logs_of(view, query):
@@ -125,6 +121,38 @@ def facets(
             read = range(head.first, head.size) if indexes is None else indexes
             _count_by_reading(view, head.log, read, by_reading, opener)
     return {field: _facet(view, field, tally, top, opener) for field, tally in tallies.items()}
+
+
+def count(
+    items: Iterable[Item], fields: Sequence[str], top: int, opener: Opener | None
+) -> dict[str, Facet]:
+    """
+    Count the values of each of *fields* over *items*, which were read and opened already.
+
+    Raises:
+        InvalidQuery: There is no such field, or *top* is no number from 0.
+    """
+    _check(fields, top)
+    tallies = {field: _Tally() for field in fields}
+    for item in items:
+        _count_item(item, tallies, opener)
+    return {
+        field: Facet(
+            counts=_most(tally.texts, top),
+            distinct=len(tally.texts),
+            total=tally.texts.total(),
+            withheld=tally.withheld,
+        )
+        for field, tally in tallies.items()
+    }
+
+
+def _check(fields: Sequence[str], top: int) -> None:
+    for field in fields:
+        if field not in _FIELDS:
+            raise InvalidQuery(f"facet: found {field!r}, expected one of {', '.join(_FIELDS)}")
+    if type(top) is not int or top < 0:
+        raise InvalidQuery(f"top: found {top!r}, expected a number from 0")
 
 
 class _Tally:
@@ -150,12 +178,16 @@ def _count_by_reading(
     opener: Opener | None,
 ) -> None:
     for item in items(view, log, indexes, opener):
-        for field, tally in tallies.items():
-            of = _FIELDS[field]
-            if not _is_shown(item, of, opener):
-                tally.withheld += 1
-            elif (text := of.text(item.event)) is not None:
-                tally.texts[text] += 1
+        _count_item(item, tallies, opener)
+
+
+def _count_item(item: Item, tallies: Mapping[str, _Tally], opener: Opener | None) -> None:
+    for field, tally in tallies.items():
+        of = _FIELDS[field]
+        if not _is_shown(item, of, opener):
+            tally.withheld += 1
+        elif (text := of.text(item.event)) is not None:
+            tally.texts[text] += 1
 
 
 def _is_shown(item: Item, of: _Of, opener: Opener | None) -> bool:
@@ -226,13 +258,16 @@ def _facet(view: View, field: str, tally: _Tally, top: int, opener: Opener | Non
             withheld += counts[number]
         else:
             texts[text] += counts[number]
-    named = sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))
     return Facet(
-        counts=tuple(named[:top]),
+        counts=_most(texts, top),
         distinct=len(texts) + len(counts) - len(most),
         total=counts.total() + tally.texts.total() - (withheld - tally.withheld),
         withheld=withheld,
     )
+
+
+def _most(texts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))[:top])
 
 
 def _text(  # noqa: PLR0917

@@ -104,10 +104,25 @@ def history(
         InvalidQuery: *resource* is not one ``type:id``, or *until* has no time zone.
         Damaged: An entry that may belong to the answer cannot be read.
     """
+    return matches(view, about(resource, until=until), opener)
+
+
+def about(resource: str, *, until: datetime | None = None, at: datetime | None = None) -> Query:
+    """
+    Return the query for all that is about *resource*, oldest first.
+
+    Args:
+        until: Only what was recorded before.
+        at: Or only what was recorded up to this very microsecond.
+
+    Raises:
+        InvalidQuery: *resource* is not one ``type:id``, or a time has no time zone.
+    """
+    until = until if at is None else _just_after(at)
     query = Query(resource=resource, until=until, newest_first=False)
     if resource.endswith(":*"):
         raise InvalidQuery(f"resource: found {resource!r}, expected one TYPE:ID")
-    return matches(view, query, opener)
+    return query
 
 
 def state(
@@ -124,8 +139,7 @@ def state(
         InvalidQuery: *resource* is not one ``type:id``, or *at* has no time zone.
         Damaged: An entry that may belong to the answer cannot be read.
     """
-    until = None if at is None else _just_after(at)
-    return fold(history(view, resource, until=until, opener=opener))
+    return fold(matches(view, about(resource, at=at), opener))
 
 
 def fold(items: Iterable[Item]) -> State:

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from indelible import custody, mark, policies, query
 from indelible.access import Viewer
@@ -41,19 +41,17 @@ from indelible.creation import (
     open_store,
     system_errors,
 )
-from indelible.custody import Custody, private_event
+from indelible.custody import Custody
 from indelible.entry import moment_of
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
     Damaged,
     Malformed,
-    Moved,
     NotATrail,
     NotFound,
     StoreError,
     TrailClosed,
-    UnknownStream,
     VerificationError,
     WriteUncertain,
 )
@@ -63,7 +61,7 @@ from indelible.merkle import root_at
 from indelible.openings import Openings
 from indelible.pins import Pin, Pins
 from indelible.policy import CUSTODY, OWNER, Policy
-from indelible.query import Item, Page, Query
+from indelible.reader import Reader
 from indelible.recorder import Recorder
 from indelible.seal import seal
 from indelible.signers import Signers
@@ -72,9 +70,8 @@ from indelible.vault import Vault
 from indelible.writer import Pending, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from indelible.box import Found
     from indelible.covers import Covers
     from indelible.event import Event
     from indelible.evidence import EvidenceVerdict
@@ -87,19 +84,22 @@ if TYPE_CHECKING:
     from indelible.plan import Plan
     from indelible.policies import Consent
     from indelible.proof import Proof
+    from indelible.query import Item, Page, Query
     from indelible.removal import Done
     from indelible.retention import Hold
-    from indelible.seal import Sealed
+    from indelible.rights import Caller
     from indelible.store import Head, View
     from indelible.stores.sqlite import SqliteStore
     from indelible.subject import Answer
-    from indelible.vault import Opener
     from indelible.verdict import Verdict
 
 ENVIRONMENT = "INDELIBLE_TRAIL"
 """Names the directory where none is given."""
 
 Closing = Literal["thread", "process"]
+
+Listener: TypeAlias = "Callable[[Mapping[str, Head]], object]"
+"""Told the heads after a commit."""
 
 
 class Trail:
@@ -142,7 +142,9 @@ class Trail:
             self.store.close()
             raise
         self.viewer = Viewer.of(in_force, role, case=case, purpose=purpose)
-        self._openings = Openings()
+        self.openings = Openings(self)
+        self._reader = Reader(self, self.viewer)
+        self._listeners: tuple[Listener, ...] = ()
         self._covers: Covers | None = None
         self._closed = False
         self._custody = Custody(self.id)
@@ -152,7 +154,7 @@ class Trail:
             signer_of=self.signer_of,
             now=lambda: time.time_ns() // 1_000,
             custody=self._custody,
-            committed=self._closer.look,
+            committed=self._committed,
             keep_keys=keyring.keep,
         )
         self._recorder = Recorder(in_force, self.submit, self._custody.lose, self.vault)
@@ -220,6 +222,16 @@ class Trail:
         )
         return cls(path, keeper=keeper)
 
+    def reader(self, viewer: Viewer, caller: Caller | None = None) -> Reader:
+        """
+        Return what answers *viewer*; see `indelible.reader`.
+
+        Args:
+            caller: Whom it answers, and what that is limited to; by default this process, and
+                nothing.
+        """
+        return Reader(self, viewer, caller)
+
     def search(
         self,
         query_: Query | str | None = None,
@@ -228,72 +240,24 @@ class Trail:
         cursor: str | None = None,
         **fields: Any,
     ) -> Page:
-        """
-        Answer a page of entries, verified against the tree.
-
-        Args:
-            query_: A `Query`, or its text (``actor:user:alice action:invoice.*``);
-                or give its *fields* by name.
-            cursor: The page before's, to go on after it.
-
-        Raises:
-            InvalidQuery: The query or the limit means nothing.
-            InvalidCursor: The cursor is of another query, or was changed.
-            Damaged: An entry that belongs to the answer cannot be read.
-        """
-        asked = _query(query_, fields)
-        with self._reading() as view, self._opening(view, asked.to_text()) as opener:
-            return query.search(
-                view, asked, limit=limit, cursor=cursor, secret=self._secret(), opener=opener
-            )
+        """Answer a page of entries, verified against the tree; see `Reader.search`."""
+        return self._reader.search(query_, limit=limit, cursor=cursor, **fields)
 
     def get(self, event_id: str) -> Item:
-        """
-        Return the entry of the event with this id.
-
-        Raises:
-            NotFound: There is none.
-        """
-        with self._reading() as view, self._opening(view, f"id:{event_id}") as opener:
-            return self._find(view, event_id, opener)
+        """Return the entry of the event with this id; see `Reader.get`."""
+        return self._reader.get(event_id)
 
     def at(self, log: str, index: int) -> Item:
-        """
-        Return the entry at *index* of *log*.
-
-        Raises:
-            NotFound: There is none.
-        """
-        with self._reading() as view, self._opening(view, f"{log}#{index}") as opener:
-            head = view.heads().get(log)
-            if head is None or not 0 <= index < head.size:
-                raise NotFound(f"entry: no entry {log}#{index}")
-            (item,) = query.items(view, log, [index], opener)
-            return item
+        """Return the entry at *index* of *log*; see `Reader.at`."""
+        return self._reader.at(log, index)
 
     def history(self, resource: str, *, until: datetime | None = None) -> list[Item]:
-        """
-        Return all entries about *resource*, oldest first.
-
-        Raises:
-            InvalidQuery: *resource* is not ``type:id``.
-        """
-        from indelible.history import history  # noqa: PLC0415 - recording needs none of it
-
-        with self._reading() as view, self._opening(view, f"resource:{resource}") as opener:
-            return list(history(view, resource, until=until, opener=opener))
+        """Return all entries about *resource*, oldest first; see `Reader.history`."""
+        return self._reader.history(resource, until=until)
 
     def state(self, resource: str, *, at: datetime | None = None) -> State:
-        """
-        Return the values of *resource* as the recorded changes leave them at a time.
-
-        Raises:
-            InvalidQuery: *resource* is not ``type:id``.
-        """
-        from indelible.history import state  # noqa: PLC0415 - recording needs none of it
-
-        with self._reading() as view, self._opening(view, f"resource:{resource}") as opener:
-            return state(view, resource, at, opener)
+        """Return the values that changes have left in *resource*; see `Reader.state`."""
+        return self._reader.state(resource, at=at)
 
     def facets(
         self,
@@ -303,104 +267,42 @@ class Trail:
         top: int = 10,
         **filters: Any,
     ) -> dict[str, Facet]:
-        """
-        Count the values of *fields* over what matches, the most frequent first.
-
-        Raises:
-            InvalidQuery: The query means nothing.
-        """
-        from indelible.facets import facets  # noqa: PLC0415 - recording needs none of it
-
-        asked = _query(query_, filters)
-        with self._reading() as view, self._opening(view, asked.to_text()) as opener:
-            return facets(view, asked, fields=tuple(fields), top=top, opener=opener)
+        """Count the values of *fields* over what matches; see `Reader.facets`."""
+        return self._reader.facets(query_, fields=fields, top=top, **filters)
 
     def subject(self, subject: str) -> Answer:
-        """
-        Return what is held about *subject*, and who has opened it; see `indelible.subject`.
-
-        Raises:
-            CallerError, Forbidden, KeyUnavailable, Damaged: As `indelible.subject.answer`.
-        """
-        from indelible.subject import answer, question  # noqa: PLC0415 - recording needs none
-
-        with self._reading() as view, self._opening(view, question(subject)) as opener:
-            return answer(
-                view,
-                self.vault,
-                self.policy,
-                opener,
-                subject,
-                trail=self.id,
-                origin=self.origin,
-                now=datetime.now(UTC),
-            )
+        """Return what is held about *subject*, and who has opened it; see `Reader.subject`."""
+        return self._reader.subject(subject)
 
     def prove(self, event_id: str) -> tuple[Item, Proof]:
-        """
-        Return an entry and the proof that the log's signed checkpoint covers it.
-
-        Raises:
-            NotFound: There is no such entry.
-        """
-        with self._reading() as view:
-            with self._opening(view, f"id:{event_id}") as opener:
-                item = self._find(view, event_id, opener)
-            return item, query.prove(view, item.log, item.index)
+        """Return an entry and the proof that the log holds it; see `Reader.prove`."""
+        return self._reader.prove(event_id)
 
     def disclose(
         self, event_id: str, target: Path | str, *, paths: Sequence[str] | None = None
     ) -> EvidenceVerdict:
-        """
-        Write evidence of an entry, with chosen values opened; see `indelible.evidence`.
-
-        That they were opened is recorded, with their paths, before they are written.
-
-        Args:
-            target: A folder that is missing or empty.
-            paths: Of the values; without it, all that the role sees.
-
-        Raises:
-            NotFound: There is no such entry.
-            Forbidden: The role does not see one of the values.
-            CallerError: One is not there, or *target* holds something.
-        """
-        from indelible.evidence import choose, write  # noqa: PLC0415 - recording needs none of it
-
-        asked = f"id:{event_id} {' '.join(['all'] if paths is None else paths)}"
-        with self._reading() as view:
-            with self._opening(view, asked) as opener:
-                chosen = choose(view, opener, self._find(view, event_id), paths)
-                opener.opened += bool(chosen.opened)
-            self._record_openings(final=True)
-            return write(view, chosen, Path(target))
+        """Write evidence of an entry, with chosen values opened; see `Reader.disclose`."""
+        return self._reader.disclose(event_id, Path(target), paths=paths)
 
     def follow(self, stream: str | None = None, *, poll: float = 0.2) -> Iterator[Item]:
-        """
-        Yield entries as they are recorded, from now on, in the order of each log.
+        """Yield entries as they are recorded, from now on; see `Reader.follow`."""
+        return self._reader.follow(stream, poll=poll)
 
-        Args:
-            poll: Seconds between looks at the trail.
-
-        Raises:
-            UnknownStream: The trail has no such stream.
+    def listen(self, listener: Listener) -> Callable[[], None]:
         """
-        with self._reading() as view:
-            seen = {log: head.size for log, head in view.heads().items()}
-        if stream is not None and stream not in {log.partition("~")[0] for log in seen}:
-            raise UnknownStream(f"stream: found {stream!r}, expected one of {', '.join(seen)}")
-        while True:
-            items: list[Item] = []
-            asked = f"stream:{stream}" if stream else ""
-            with self._reading() as view, self._opening(view, asked) as opener:
-                for log, head in view.heads().items():
-                    if stream is None or head.stream == stream:
-                        first = max(seen.get(log, 0), head.first)
-                        items += query.items(view, log, range(first, head.size), opener)
-                        seen[log] = head.size
-            yield from sorted(items, key=lambda item: (item.entry.recorded_at, item.origin))
-            if not items:
-                time.sleep(poll)
+        Call *listener* with the heads after each commit of this process, in the writer's thread.
+
+        It is to be quick. What other processes write it does not hear of.
+
+        Returns:
+            What ends it.
+        """
+        self._listeners += (listener,)
+
+        def end() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return end
 
     def checkpoint(self, stream: str = "user") -> bytes:
         """
@@ -449,7 +351,7 @@ class Trail:
             NotFound: Nothing was recorded yet, so there is nothing to bind the keys to.
             KeyUnavailable: The old key is lost.
         """
-        self._check_open()
+        self.check_open()
         with self.store.write() as transaction:
             head = head_of(transaction.heads(), stream)
             if not head.size:
@@ -497,7 +399,7 @@ class Trail:
         """
         from indelible.erasure import plan_erasure  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         return plan_erasure(
             self,
             subject,
@@ -525,7 +427,7 @@ class Trail:
         """
         from indelible.erasure import carry_out  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         return carry_out(self, consent, datetime.now(UTC))
 
     def hold(self, *, ground: str, subject: str | None = None, query: str | None = None) -> str:
@@ -537,7 +439,7 @@ class Trail:
         """
         from indelible import holds  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         now = datetime.now(UTC)
         return holds.add(self, ground=ground, subject=subject, query=query, now=now)
 
@@ -550,7 +452,7 @@ class Trail:
         """
         from indelible import holds  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         holds.release(self, hold, now=datetime.now(UTC))
 
     def holds(self) -> list[Hold]:
@@ -569,7 +471,7 @@ class Trail:
         """
         from indelible.expiry import plan_expiry  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         return plan_expiry(self, datetime.now(UTC), requester=requester)
 
     def purge(self, consent: Consent) -> Done:
@@ -581,7 +483,7 @@ class Trail:
         """
         from indelible.expiry import carry_out  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         return carry_out(self, consent, datetime.now(UTC))
 
     def resume(self) -> list[Done]:
@@ -593,7 +495,7 @@ class Trail:
         """
         from indelible import erasure, expiry  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         now = datetime.now(UTC)
         return [*erasure.resume(self, now), *expiry.resume(self, now)]
 
@@ -622,7 +524,7 @@ class Trail:
             InvalidPolicy: It does not follow the one in force.
             NotApproved: It loosens that one, and too few people have approved.
         """
-        self._check_open()
+        self.check_open()
         policies.change(self, policy, datetime.now(UTC), consent)
         # Crash here: new logs that nobody has pinned, as every verdict says until this is
         # repeated. Pinned before they are there, they would look like logs taken away.
@@ -632,7 +534,7 @@ class Trail:
 
     def plan_policy(self, policy: Policy, *, requester: str = OWNER) -> Plan:
         """Return the plan that puts the trail under *policy*, for people to approve."""
-        self._check_open()
+        self.check_open()
         return policies.plan_change(self, policy, datetime.now(UTC), requester=requester)
 
     def rotate_vault(self, *, index: bool = False) -> int:
@@ -649,7 +551,7 @@ class Trail:
             KeyUnavailable: The old key is lost.
             StoreError: It may be half done; repeat it.
         """
-        self._check_open()
+        self.check_open()
         keyring = self.vault.keyring
         number = keyring.rotate_index() if index else keyring.rotate()
         event = self._custody.event("vault.rotate", kind="index" if index else "kek", number=number)
@@ -702,7 +604,7 @@ class Trail:
         """
         from indelible.trust import verify  # noqa: PLC0415 - recording needs none of it
 
-        self._check_open()
+        self.check_open()
         verdict = verify(
             self.path,
             self.store,
@@ -731,7 +633,7 @@ class Trail:
         """
         from indelible.backup import backup  # noqa: PLC0415 - which imports this module
 
-        self._check_open()
+        self.check_open()
         return backup(self, Path(target), with_keys=with_keys)
 
     def export(self, stream: str, target: Path | str) -> None:
@@ -862,7 +764,7 @@ class Trail:
         Raises:
             StoreError: A file cannot be written; the entries stay where they are.
         """
-        self._check_open()
+        self.check_open()
         self._closer.settle()
 
     def pins(self) -> Pins:
@@ -879,7 +781,7 @@ class Trail:
         self._writer.stop()
         self._closer.join()
         with suppress(StoreError, WriteUncertain, CallerError):
-            self._record_openings(final=True)
+            self.openings.say(final=True)
         if self._custody.started:
             self._remember()
         self.store.close()
@@ -898,80 +800,39 @@ class Trail:
         Raises:
             TrailClosed: The trail was closed.
         """
-        self._check_open()
+        self.check_open()
         self._writer.submit(pending)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """
+        Check that it was not closed.
+
+        Raises:
+            TrailClosed: It was.
+        """
         if self._closed:
             raise TrailClosed(f"{self.path}: the trail was closed")
 
     @contextmanager
     def _reading(self) -> Iterator[View]:
-        self._check_open()
+        self.check_open()
         with self.store.read() as view:
             yield view
 
-    @contextmanager
-    def _opening(self, view: View, asked: str) -> Iterator[Opener]:
-        """
-        Open values for the viewer inside the block; that it was done is an entry.
-
-        The first opening of an hour is recorded at once, further ones with the next or
-        when the trail is closed: so what follows the trail does not feed itself.
-        """
-        opener = self.vault.opener(
-            self.viewer,
-            self.policy,
-            partial(self._explain, view),
-            lambda: (version.policy for version in policies.versions(view)),
-        )
-        yield opener
-        if opener.opened:
-            self._openings.add(opener.opened, asked)
-            self._record_openings()
-
-    def _record_openings(self, *, final: bool = False) -> None:
-        said = self._openings.due(time.monotonic(), final=final)
-        if said is None:
-            return
-        try:
-            custody.write(self, lambda: [self._opening_event(said)], time.time_ns() // 1_000)
-        except (StoreError, WriteUncertain, CallerError) as error:
-            # The owner may read where nothing can be written, a copy on a disc perhaps;
-            # others see nothing that is not recorded.
-            self._openings.unsaid(said)
-            if self.viewer.role != OWNER or isinstance(error, Moved):
-                raise
-
-    def _opening_event(self, said: dict[str, Any]) -> Sealed:
-        return private_event(
-            self.vault,
-            self.id,
-            "values.open",
-            rationale=self.viewer.purpose,
-            role=self.viewer.role,
-            uid=os.getuid(),
-            **said,
-        )
-
-    def _explain(self, view: View, log: str, index: int, path: str) -> Found:
-        """Say what became of a value that is gone."""
+    def covers(self, view: View) -> Covers:
+        """Return what erasures and purges have taken, as far as *view* knows."""
         if self._covers is None:
             from indelible.covers import Covers  # noqa: PLC0415 - rarely needed
 
             self._covers = Covers.read(view)
-        return self._covers.explain(log, index, path)
+        return self._covers
 
-    def _find(self, view: View, event_id: str, opener: Opener | None = None) -> Item:
-        page = query.search(view, Query(id=event_id), limit=1, secret=b"", opener=opener)
-        if not page.items:
-            raise NotFound(f"id: no entry of {event_id!r}")
-        return page.items[0]
-
-    def _secret(self) -> bytes:
-        # Cursors are authenticated against mistakes, not against the trail's owner,
-        # who may read everything anyway.
-        return self.id.encode("ascii")
+    def _committed(self, heads: Mapping[str, Head]) -> None:
+        self._closer.look(heads)
+        for listener in self._listeners:
+            # It is written: what one of them cannot do is no other's fault.
+            with suppress(Exception):
+                listener(heads)
 
     def signer(self, log: str) -> Signer:
         """
@@ -1004,6 +865,7 @@ class Trail:
         """Begin as a process of its own, which the custody stream has heard nothing of."""
         self._custody.begin()
         self._closer.begin()
+        self.openings.begin()
         self.vault.keyring.forget()
 
 
@@ -1101,14 +963,6 @@ def _known(path: Path, trail_id: str) -> dict[str, Known]:
 
 def _root_at(view: View, log: str, size: int) -> bytes:
     return root_at(size, partial(view.node, log))
-
-
-def _query(given: Query | str | None, fields: dict[str, Any]) -> Query:
-    if given is None:
-        return Query(**fields)
-    if fields:
-        raise CallerError("a query is given whole or by its fields, not both")
-    return Query.parse(given) if isinstance(given, str) else given
 
 
 def _iso(microseconds: int) -> str:
