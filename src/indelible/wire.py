@@ -275,12 +275,14 @@ class FeedPage(_Wire, kw_only=True):
         after: The index of the last item, or the one asked with where there is none: what
             to ask with next.
         size: How many entries the log has.
+        first: Index of the first that was not purged.
         checkpoint: The collector's signed note over them.
     """
 
     items: tuple[EntryItem, ...]
     after: int
     size: int
+    first: int = 0
     checkpoint: str
 
 
@@ -352,3 +354,40 @@ class TokenShown(_Wire, kw_only=True):
     revoked_at: str | None = None
     uses_left: int | None = None
     token: str | None = None
+
+
+class TokenRotation(_Body, kw_only=True):
+    """
+    An access token to be replaced: ``POST /v1/tokens/{id}/rotate``.
+
+    Attributes:
+        overlap: How long the old one still works.
+    """
+
+    overlap: str = "1h"
+
+
+class ViewerTokenRequest(_Body, kw_only=True):
+    """
+    A short right to read that is to be handed on: ``POST /v1/viewer-tokens``.
+
+    Attributes:
+        name: Who is to look; it stands in the entries that say who has read.
+        streams, tenant: What it is limited to; without them, to what the caller is.
+        expires_in: At most ``1h``.
+    """
+
+    name: str
+    streams: tuple[str, ...] = ()
+    tenant: str | None = None
+    expires_in: str = "1h"
+
+
+class ViewerTokenShown(_Wire, kw_only=True):
+    """A viewer token, which nothing is kept of."""
+
+    token: str
+    name: str
+    streams: tuple[str, ...] = ()
+    tenant: str | None = None
+    expires_at: str
