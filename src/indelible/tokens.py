@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from indelible import custody
-from indelible.entry import time_to_text
+from indelible.duration import Duration
+from indelible.entry import microseconds, moment_of, time_to_text
 from indelible.errors import CallerError, Forbidden, Moved, NotFound
 from indelible.note import check_key_name
 from indelible.policy import CUSTODY
@@ -47,6 +48,9 @@ VIEWER_LONGEST = 3_600_000_000
 
 UNKNOWN = "access token: is unknown, expired or revoked"
 """What is said of one that may not be used, whatever the cause."""
+
+NO_SUCH = "access token: found none of this id"
+"""What is said where there is no such token, or none that the caller may know of."""
 
 VIEWER_SECRET = "viewer tokens"  # noqa: S105 - names the purpose of a key
 """What the keyring's secret that signs viewer tokens is for."""
@@ -158,17 +162,10 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             CallerError: They do not; it names the field.
         """
-        if not 0 < len(self.name) <= _MOST_NAME or not self.name.isprintable():
-            raise CallerError(f"name: expected 1 to {_MOST_NAME} characters that can be seen")
         check_role(self.role, policy)
         if self.expires_at > self.created_at + LONGEST:
             raise CallerError("expires_in: expected at most 366d")
-        for stream in self.streams:
-            if stream not in policy.streams:
-                known = ", ".join(policy.streams)
-                raise CallerError(f"streams: found {stream!r}, expected some of {known}")
-        if self.tenant is not None and not (self.tenant and self.tenant.isprintable()):
-            raise CallerError("tenant: found nothing that can be seen, expected a name")
+        _check_limits(self.name, self.streams, self.tenant, policy)
         self._check_is_for_shipping()
 
     def _check_is_for_shipping(self) -> None:
@@ -184,6 +181,18 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
                 raise CallerError("uses: only a join token is used up")
             if not 0 < self.uses_left <= _MOST_USES:
                 raise CallerError(f"uses: found {self.uses_left}, expected 1 to {_MOST_USES}")
+
+
+def _check_limits(name: str, streams: tuple[str, ...], tenant: str | None, policy: Policy) -> None:
+    if not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+        raise CallerError(f"name: expected 1 to {_MOST_NAME} characters that can be seen")
+    for stream in streams:
+        if stream not in policy.streams:
+            known = ", ".join(policy.streams)
+            raise CallerError(f"streams: found {stream!r}, expected some of {known}")
+    # One that is empty must not come to mean all of them.
+    if tenant is not None and not (0 < len(tenant) <= _MOST_NAME and tenant.isprintable()):
+        raise CallerError(f"tenant: expected 1 to {_MOST_NAME} characters that can be seen")
 
 
 def _check_origin(origin: str) -> None:
@@ -235,6 +244,19 @@ def issue(
     return token, f"{_PREFIX}{token_id}_{secret}"
 
 
+def lasting(text: str, now: int, field: str) -> int:
+    """
+    Return how many microseconds a duration such as ``90d`` is from *now* on.
+
+    Raises:
+        CallerError: It is none; the message names the *field*.
+    """
+    try:
+        return microseconds(Duration.parse(text).after(moment_of(now))) - now
+    except CallerError as error:
+        raise CallerError(f"{field}: {error}") from None
+
+
 def taken_apart(text: str) -> tuple[str, str]:
     """
     Return id and secret of a token as it is sent.
@@ -260,7 +282,7 @@ def find(view: View | Transaction, token_id: str) -> AccessToken:
     """
     kept = view.fact(KIND, token_id.encode())
     if kept is None:
-        raise NotFound(f"access token: found none of id {token_id!r}")
+        raise NotFound(NO_SUCH)
     return AccessToken.from_bytes(kept)
 
 
@@ -442,6 +464,15 @@ class ViewerToken(msgspec.Struct, frozen=True, kw_only=True):
         if now >= token.expires_at:
             raise Forbidden(UNKNOWN)
         return token
+
+    def check_is_valid(self, policy: Policy) -> None:
+        """
+        Check that there is what its limits name.
+
+        Raises:
+            CallerError: There is not; it names the field.
+        """
+        _check_limits(self.name, self.streams, self.tenant, policy)
 
     def sign(self, secret: bytes) -> str:
         """Write it as it is sent."""

@@ -356,7 +356,7 @@ class TokenShown(_Wire, kw_only=True):
     token: str | None = None
 
 
-class TokenRotation(_Body, kw_only=True):
+class TokenRotation(_Body, frozen=True, kw_only=True):
     """
     An access token to be replaced: ``POST /v1/tokens/{id}/rotate``.
 
@@ -367,7 +367,7 @@ class TokenRotation(_Body, kw_only=True):
     overlap: str = "1h"
 
 
-class ViewerTokenRequest(_Body, kw_only=True):
+class ViewerTokenRequest(_Body, frozen=True, kw_only=True):
     """
     A short right to read that is to be handed on: ``POST /v1/viewer-tokens``.
 
@@ -383,7 +383,7 @@ class ViewerTokenRequest(_Body, kw_only=True):
     expires_in: str = "1h"
 
 
-class ViewerTokenShown(_Wire, kw_only=True):
+class ViewerTokenShown(_Wire, frozen=True, kw_only=True):
     """A viewer token, which nothing is kept of."""
 
     token: str

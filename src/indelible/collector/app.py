@@ -10,7 +10,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from indelible.collector import health, ingest, producers, spans
+from indelible.collector import health, ingest, producers, spans, tokens
 from indelible.collector.callers import Callers, Gate
 from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
@@ -42,7 +42,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
     taking = Ingest(collector)
     gate = Gate(collector)
     return Litestar(
-        route_handlers=[*health.ROUTES, *ingest.ROUTES, *producers.ROUTES],
+        route_handlers=[*health.ROUTES, *ingest.ROUTES, *producers.ROUTES, *tokens.ROUTES],
         middleware=[
             *spans.middleware(),
             Requests(),
