@@ -6,7 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from litestar import Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
 
 from indelible import tokens
 from indelible.collector.callers import Gate, asks
@@ -34,14 +36,18 @@ _MAY_NOT = {403: ResponseSpec(Problem, description="Not a role, or not limits, t
 
 
 @get("/v1/tokens", guards=asks(Verb.CONFIGURE), sync_to_thread=True)
-def show_all(collector: Collector, caller: Caller) -> list[TokenShown]:
+def show_all(
+    collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+) -> list[TokenShown]:
     """List the access tokens that there ever were, the oldest first; never their secrets."""
     with collector.trail.store.read() as view:
         return [shown(token) for token in tokens.everything(view) if _sees(caller, token)]
 
 
 @post("/v1/tokens", guards=asks(Verb.CONFIGURE), sync_to_thread=True, responses=_MAY_NOT)
-def issue(data: TokenRequest, collector: Collector, caller: Caller) -> Response[TokenShown]:
+def issue(
+    data: TokenRequest, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+) -> Response[TokenShown]:
     """Issue an access token; its secret is in the answer, and nowhere else ever."""
     policy = collector.trail.policy
     caller.check_may_issue(data.role, policy, streams=data.streams, tenant=data.tenant)
@@ -69,7 +75,10 @@ def issue(data: TokenRequest, collector: Collector, caller: Caller) -> Response[
     responses=_MAY_NOT,
 )
 def rotate(
-    token_id: str, collector: Collector, caller: Caller, data: TokenRotation | None = None
+    token_id: FromPath[str],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
+    data: TokenRotation | None = None,
 ) -> Response[TokenShown]:
     """Issue the successor of an access token, which works for a while yet."""
     trail, now = collector.trail, collector.now()
@@ -88,7 +97,11 @@ def rotate(
 
 
 @delete("/v1/tokens/{token_id:str}", guards=asks(Verb.CONFIGURE), sync_to_thread=True)
-def revoke(token_id: str, collector: Collector, caller: Caller) -> None:
+def revoke(
+    token_id: FromPath[str],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
+) -> None:
     """Let an access token, of whatever role, work no more."""
     _seen(collector.trail, token_id, caller)
     tokens.revoke(collector.trail, token_id, by=caller.id, now=collector.now())
@@ -101,7 +114,10 @@ def revoke(token_id: str, collector: Collector, caller: Caller) -> None:
     responses=_MAY_NOT,
 )
 def issue_viewer_token(
-    data: ViewerTokenRequest, collector: Collector, caller: Caller, gate: Gate
+    data: ViewerTokenRequest,
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
+    gate: NamedDependency[Gate],
 ) -> Response[ViewerTokenShown]:
     """Issue a short right to read, to be handed on; it works while the caller's own token does."""
     trail, now = collector.trail, collector.now()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from litestar.exceptions import LitestarDeprecationWarning
+from litestar.testing import TestClient
+
+from indelible import tokens
+from indelible.collector.app import create_app
+from indelible.collector.state import Collector, Settings
+from indelible.trail import Trail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from litestar import Litestar
+
+    Issue = Callable[..., str]
+    Served = TestClient[Litestar]
+
+HOUR = 3_600_000_000
+FAST = Settings(requests=100_000, scrub_every=0)
+"""Nothing is slowed down, and nothing happens by itself."""
+
+
+def issued(collector: Collector, role: str, *, lasts: int = HOUR, **limits: Any) -> str:
+    """Return a new access token of *role*, as its holder sends it."""
+    token, secret = tokens.issue(
+        name=limits.pop("name", f"the {role}"),
+        role=role,
+        created_by="owner",
+        now=collector.now(),
+        lasts=lasts,
+        entropy=os.urandom,
+        **limits,
+    )
+    tokens.keep(collector.trail, token)
+    return secret
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """Return the headers of a request that comes with this token."""
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@contextmanager
+def serving(collector: Collector) -> Iterator[Served]:
+    """Serve *collector* in this process, from its start to its stop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LitestarDeprecationWarning)
+        app = create_app(collector)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def trail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trail]:
+    """Make the trail of a collector; pins go below the test's directory."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with Trail.create(tmp_path / "trail", origin="audit.example.com/collector") as made:
+        yield made
+
+
+@pytest.fixture
+def collector(trail: Trail) -> Collector:
+    """Be a collector that slows nobody down."""
+    return Collector(trail, FAST)
+
+
+@pytest.fixture
+def client(collector: Collector) -> Iterator[Served]:
+    """Serve the collector in this process."""
+    with serving(collector) as served:
+        yield served
+
+
+@pytest.fixture
+def token(collector: Collector) -> Issue:
+    """Return what issues a token: ``token("reader", tenant="shop")``."""
+
+    def issue(role: str, **limits: Any) -> str:
+        if role == "join":
+            limits.setdefault("producer", "audit.example.com/shop")
+        return issued(collector, role, **limits)
+
+    return issue
