@@ -97,6 +97,7 @@ COMPOSITION = {
 
 BESIDE = {
     "cli": {"sources", "outboxes", "stores", "sinks", "client", "collector"},
+    "collector": {"sources"},
     "frameworks": {"outboxes"},
 }
 """Which other edges an edge knows."""

@@ -129,7 +129,7 @@ class Recorder:
         """
         whole = self._whole(event, fields)
         for _ in range(_ATTEMPTS):
-            sealed, target = self._sealed(whole, stream)
+            sealed, target = self.prepare(whole, stream)
             if sealed is None:
                 return _not_captured(target)
             pending = Pending({target.stream: (sealed,)})
@@ -155,7 +155,7 @@ class Recorder:
         import asyncio  # noqa: PLC0415 - a fifth of the time to import the package
 
         whole = self._whole(event, fields)
-        sealed, ruling = self._sealed(whole, stream)
+        sealed, ruling = self.prepare(whole, stream)
         if sealed is None:
             return _not_captured(ruling)
         target = ruling.stream
@@ -302,7 +302,7 @@ class Recorder:
         for _ in range(_ATTEMPTS):
             group: dict[str, list[Sealed]] = {}
             for event in events:
-                sealed, ruling = self._sealed(event, stream)
+                sealed, ruling = self.prepare(event, stream)
                 if sealed is not None:
                     group.setdefault(ruling.stream, []).append(sealed)
             if not group:
@@ -331,8 +331,13 @@ class Recorder:
             raise InvalidEvent(field, fields[field], "no fields beside a whole Event")
         return complete(event)
 
-    def _sealed(self, event: Event, stream: str | None) -> tuple[Sealed | None, Ruling]:
-        """Return the sealed event and what decided; nothing where it is not to be captured."""
+    def prepare(self, event: Event, stream: str | None = None) -> tuple[Sealed | None, Ruling]:
+        """
+        Return the sealed event and what decided; nothing where it is not to be captured.
+
+        Raises:
+            InvalidEvent, UnknownStream, KeyUnavailable: As `record`.
+        """
         ruling = self._ruling(event, stream)
         if ruling.level is Level.NONE:
             return None, ruling

@@ -162,6 +162,7 @@ class Trail:
         self.arecord = self._recorder.arecord
         self.record_many = self._recorder.record_many
         self.audited = self._recorder.audited
+        self.prepare = self._recorder.prepare
         self.context = context
         self.authenticated = authenticated
         self.wrap = wrap

@@ -145,13 +145,13 @@ class Standing(_Wire, kw_only=True):
 
 
 class Enrolment(_Body, kw_only=True):
-    """
+    r"""
     Logs that ask to be producers: ``POST /v1/producers``.
 
     Attributes:
         keys: The verifier key of each log; its name is the log's origin, whose last part
             is the stream.
-        proofs: For each, a note ``indelible/enrol/1\\n<origin>\\n<collector's origin>\\n``
+        proofs: For each, a note ``indelible/enrol/1\n<origin>\n<collector's origin>\n``
             signed with it; whoever comes with a join token must have the keys.
         stream: Where all of their entries go, if not to the stream of the same name.
     """
@@ -205,6 +205,33 @@ class EventResults(_Wire, kw_only=True):
     """One result for each event, in the order of the request; the answer's status is 207."""
 
     results: tuple[EventResult, ...]
+
+
+class EventCheck(_Wire, kw_only=True):
+    """
+    What a policy would do with one event.
+
+    Attributes:
+        committed: Paths of values that would go into the vault.
+        dropped: Paths of secrets, which would be kept nowhere.
+        caught: Paths that looked like secrets although the policy leaves them in clear.
+    """
+
+    id: str = ""
+    stream: str | None = None
+    rule: str | None = None
+    policy: str | None = None
+    level: str | None = None
+    committed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    caught: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+class EventChecks(_Wire, kw_only=True):
+    """One for each event, in the order of the request."""
+
+    results: tuple[EventCheck, ...]
 
 
 class Integrity(_Wire, kw_only=True):

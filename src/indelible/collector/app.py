@@ -10,8 +10,9 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from indelible.collector import health, ingest, producers, spans, tokens
+from indelible.collector import events, health, ingest, producers, spans, tokens
 from indelible.collector.callers import Callers, Gate
+from indelible.collector.events import Receiving
 from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
@@ -40,9 +41,10 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
         return request.user
 
     taking = Ingest(collector)
+    receiving = Receiving(collector)
     gate = Gate(collector)
     return Litestar(
-        route_handlers=[*health.ROUTES, *ingest.ROUTES, *producers.ROUTES, *tokens.ROUTES],
+        route_handlers=[*health.ROUTES, *ingest.ROUTES, *events.ROUTES, *producers.ROUTES, *tokens.ROUTES],
         middleware=[
             *spans.middleware(),
             Requests(),
@@ -52,6 +54,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
         dependencies={
             "collector": Provide(lambda: collector, sync_to_thread=False),
             "ingest": Provide(lambda: taking, sync_to_thread=False),
+            "receiving": Provide(lambda: receiving, sync_to_thread=False),
             "gate": Provide(lambda: gate, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },
