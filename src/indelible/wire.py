@@ -9,9 +9,14 @@ written anew.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from indelible.entry import time_to_text
+
+if TYPE_CHECKING:
+    from indelible.tokens import AccessToken
 
 MOST_ENTRIES = 1_000
 """Most entries of a shipment."""
@@ -304,6 +309,7 @@ class FeedPage(_Wire, kw_only=True):
         size: How many entries the log has.
         first: Index of the first that was not purged.
         checkpoint: The collector's signed note over them.
+        successor: Name of the log that goes on where this one has ended for good.
     """
 
     items: tuple[EntryItem, ...]
@@ -311,6 +317,7 @@ class FeedPage(_Wire, kw_only=True):
     size: int
     first: int = 0
     checkpoint: str
+    successor: str | None = None
 
 
 class LogCheckpoint(_Wire, kw_only=True):
@@ -382,6 +389,29 @@ class TokenShown(_Wire, kw_only=True):
     uses_left: int | None = None
     token: str | None = None
 
+    @classmethod
+    def of(cls, token: AccessToken, secret: str | None = None) -> TokenShown:
+        """Return what may be shown of *token*; its *secret* when it is issued."""
+
+        def time(moment: int | None) -> str | None:
+            return None if moment is None else time_to_text(moment)
+
+        return cls(
+            id=token.id,
+            name=token.name,
+            role=token.role,
+            streams=token.streams,
+            tenant=token.tenant,
+            producer=token.producer,
+            created_at=time_to_text(token.created_at),
+            created_by=token.created_by,
+            expires_at=time_to_text(token.expires_at),
+            last_used_at=time(token.last_used_at),
+            revoked_at=time(token.revoked_at),
+            uses_left=token.uses_left,
+            token=secret,
+        )
+
 
 class TokenRotation(_Body, frozen=True, kw_only=True):
     """
@@ -418,3 +448,185 @@ class ViewerTokenShown(_Wire, frozen=True, kw_only=True):
     streams: tuple[str, ...] = ()
     tenant: str | None = None
     expires_at: str
+
+
+class FacetShown(_Wire, kw_only=True):
+    """
+    How often the values of one field occur among the entries that a query asks for.
+
+    Attributes:
+        counts: The most frequent values, each with how often it occurs.
+        distinct: How many values there are.
+        total: How many entries have one.
+        withheld: How many have one besides that is not shown.
+        gte: Only the newest entries were counted: all of these numbers may be larger.
+    """
+
+    counts: tuple[FacetCount, ...]
+    distinct: int
+    total: int
+    withheld: int = 0
+    gte: bool = False
+
+
+class FacetCount(_Wire, kw_only=True):
+    """How often one value occurs."""
+
+    value: str
+    count: int
+
+
+class FacetsShown(_Wire, kw_only=True):
+    """The facets of a query, by field: ``GET /v1/facets``."""
+
+    facets: dict[str, FacetShown]
+
+
+class ValueShown(_Wire, kw_only=True):
+    """What a field of a resource holds, and the id of the event that set it."""
+
+    value: Any
+    since: str
+
+
+class GapShown(_Wire, kw_only=True):
+    """
+    A change that found another value than the entry before it had left.
+
+    Attributes:
+        expected, found: None where the field was not there.
+        after, before: Ids of the two events.
+    """
+
+    field: str
+    expected: Any = None
+    found: Any = None
+    after: str
+    before: str
+
+
+class StateShown(_Wire, kw_only=True):
+    """
+    The fields of a resource as recorded changes leave them: ``GET /v1/resources/…/state``.
+
+    Attributes:
+        at: The time that was asked for; none for now.
+    """
+
+    resource: str
+    at: str | None = None
+    values: dict[str, ValueShown]
+    unexplained: tuple[GapShown, ...] = ()
+
+
+class ActorShown(_Wire, kw_only=True):
+    """
+    What an actor has done, as far as it is seen: ``GET /v1/actors/{actor}``.
+
+    Attributes:
+        first_seen, last_seen: When its first and its last entry were recorded.
+        recent: Its newest entries.
+    """
+
+    actor: str
+    first_seen: str
+    last_seen: str
+    actions: FacetShown
+    outcomes: FacetShown
+    recent: tuple[EntryItem, ...]
+
+
+class ViewShown(_Wire, kw_only=True):
+    """A curated view: a query that has a name."""
+
+    name: str
+    title: str
+    says: str
+    query: str
+
+
+class ViewsShown(_Wire, kw_only=True):
+    """All curated views: ``GET /v1/views``."""
+
+    views: tuple[ViewShown, ...]
+
+
+class LogShown(_Wire, kw_only=True):
+    """
+    A log of the collector, and how it is signed.
+
+    Attributes:
+        checkpoint: The signed note over it as it is now; none while it is empty.
+        key: The verifier key that it was made with.
+        rotations: The notes by which it changed its key since, the oldest first.
+        recorded_at: When its last entry was recorded.
+        age: Seconds since then.
+        first: Index of the first entry that was not purged.
+    """
+
+    log: str
+    stream: str
+    origin: str
+    size: int
+    first: int = 0
+    checkpoint: str | None = None
+    key: str | None = None
+    rotations: tuple[str, ...] = ()
+    recorded_at: str | None = None
+    age: float | None = None
+
+
+class LogsShown(_Wire, kw_only=True):
+    """All logs of the collector: ``GET /v1/checkpoints``."""
+
+    logs: tuple[LogShown, ...]
+
+
+class ProducerShown(_Wire, kw_only=True):
+    """How far the collector is with a producer, and what of it did not hold."""
+
+    origin: str
+    stream: str
+    size: int
+    promised: int
+    seen_at: str | None = None
+    alarm: str | None = None
+
+
+class ScrubShown(_Wire, kw_only=True):
+    """
+    How far the verification of all that is kept has come.
+
+    Attributes:
+        coverage: Which part of the segments the round under way has verified, from 0 to 1.
+        findings: What did not hold, in this round or the one before.
+        missing: Values that nobody can account for.
+    """
+
+    started_at: str | None = None
+    finished_at: str | None = None
+    coverage: float
+    findings: tuple[str, ...] = ()
+    missing: int | None = None
+
+
+class IntegrityShown(_Wire, kw_only=True):
+    """
+    Whether all is as it was recorded, as far as is known: ``GET /v1/integrity``.
+
+    Attributes:
+        scrub: None for a caller that sees only a part of the trail.
+    """
+
+    origin: str
+    logs: tuple[LogShown, ...]
+    producers: tuple[ProducerShown, ...]
+    scrub: ScrubShown | None = None
+
+
+class Consistency(_Wire, kw_only=True):
+    """The proof that the tree of *second* entries begins with that of *first*."""
+
+    first: int
+    second: int
+    hashes: tuple[str, ...]

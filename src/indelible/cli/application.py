@@ -32,6 +32,7 @@ from indelible.cli import (
     recording,
     relaying,
     serving,
+    tokens,
 )
 from indelible.errors import CallerError, IndelibleError
 
@@ -82,6 +83,7 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = 
     "Collect": (
         ("serve", serving.serve),
         ("producer", serving.producer),
+        ("token", tokens.app),
     ),
     "Keep": (
         ("rotate-key", keeping.rotate_key),

@@ -41,7 +41,7 @@ def show_all(
 ) -> list[TokenShown]:
     """List the access tokens that there ever were, the oldest first; never their secrets."""
     with collector.trail.store.read() as view:
-        return [shown(token) for token in tokens.everything(view) if _sees(caller, token)]
+        return [TokenShown.of(token) for token in tokens.everything(view) if _sees(caller, token)]
 
 
 @post("/v1/tokens", guards=asks(Verb.CONFIGURE), sync_to_thread=True, responses=_MAY_NOT)
@@ -65,7 +65,7 @@ def issue(
         entropy=os.urandom,
     )
     tokens.keep(collector.trail, token)
-    return Response(shown(token, secret), headers=_UNSEEN)
+    return Response(TokenShown.of(token, secret), headers=_UNSEEN)
 
 
 @post(
@@ -93,7 +93,7 @@ def rotate(
         overlap=tokens.lasting((data or TokenRotation()).overlap, now, "overlap"),
         entropy=os.urandom,
     )
-    return Response(shown(new, secret), headers=_UNSEEN)
+    return Response(TokenShown.of(new, secret), headers=_UNSEEN)
 
 
 @delete("/v1/tokens/{token_id:str}", guards=asks(Verb.CONFIGURE), sync_to_thread=True)
@@ -140,29 +140,6 @@ def issue_viewer_token(
         expires_at=time_to_text(token.expires_at),
     )
     return Response(answer, headers=_UNSEEN)
-
-
-def shown(token: AccessToken, secret: str | None = None) -> TokenShown:
-    """Return *token* as it may be shown, with its *secret* when it is issued."""
-
-    def time(moment: int | None) -> str | None:
-        return None if moment is None else time_to_text(moment)
-
-    return TokenShown(
-        id=token.id,
-        name=token.name,
-        role=token.role,
-        streams=token.streams,
-        tenant=token.tenant,
-        producer=token.producer,
-        created_at=time_to_text(token.created_at),
-        created_by=token.created_by,
-        expires_at=time_to_text(token.expires_at),
-        last_used_at=time(token.last_used_at),
-        revoked_at=time(token.revoked_at),
-        uses_left=token.uses_left,
-        token=secret,
-    )
 
 
 def _sees(caller: Caller, token: AccessToken) -> bool:
