@@ -17,7 +17,7 @@ from indelible import tokens
 from indelible.collector.metrics import MOST_SERIES, REST
 from indelible.collector.scrub import KIND as SCRUB
 from indelible.collector.scrub import Scrubbed
-from indelible.errors import StoreError
+from indelible.errors import IndelibleError
 from indelible.producer import HELD_KIND, KIND, Held, Producer
 from indelible.segment import SEGMENT
 from indelible.tokens import AccessToken
@@ -44,7 +44,7 @@ class Gauges:
         """Yield what can be found out; a store that is away leaves the rest."""
         yield from self._readiness()
         yield from self._disk()
-        with suppress(StoreError), self._collector.trail.store.read() as view:
+        with suppress(IndelibleError), self._collector.trail.store.read() as view:
             # As lists: what has begun is shown whole or not at all.
             yield from [
                 *_logs(view),

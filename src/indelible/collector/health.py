@@ -12,6 +12,7 @@ from typing import Any
 
 from litestar import MediaType, Request, Response, get
 from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
@@ -37,7 +38,7 @@ def live() -> dict[str, str]:
     security=[{}],
     responses={503: ResponseSpec(Problem, description="Which conditions do not hold, and why")},
 )
-def ready(collector: Collector) -> dict[str, str]:
+def ready(collector: NamedDependency[Collector]) -> dict[str, str]:
     """Say that this process can take in and answer."""
     found = collector.readiness.look()
     failed = {condition: why for condition, why in found.items() if why is not None}
@@ -71,7 +72,9 @@ def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
 
 
 @get("/metrics", guards=[may_observe], sync_to_thread=True, media_type=MediaType.TEXT)
-def metrics(request: Request[Any, Any, Any], collector: Collector) -> Response[bytes]:
+def metrics(
+    request: Request[Any, Any, Any], collector: NamedDependency[Collector]
+) -> Response[bytes]:
     """Return the metrics as Prometheus reads them."""
     text, media_type = collector.metrics.exposed(request.headers.get("accept", ""))
     return Response(text, media_type=media_type)

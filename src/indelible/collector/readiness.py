@@ -18,43 +18,48 @@ if TYPE_CHECKING:
 KIND = "health"
 """Of the fact by which it is known that facts can be kept."""
 
-PATIENCE = 5.0
-"""Seconds that a commit may take before the collector counts as too far behind."""
-
-_FRESH = 5.0
-
 
 class Readiness:
     """
     Whether *collector* can take in and answer.
 
     It is looked at once for all who ask within seconds: so asking often costs nothing.
+
+    Args:
+        patience: Seconds that a commit may take before it counts as too far behind.
+        fresh: Seconds for which what was found is taken for granted.
+
+    Attributes:
+        looking: Held while somebody looks.
     """
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, *, patience: float = 5.0, fresh: float = 5.0) -> None:
         self._collector = collector
-        self._looking = threading.Lock()
+        self._patience = patience
+        self._fresh = fresh
+        self.looking = threading.Lock()
         self._looked_at: float | None = None
         self._found: dict[str, str | None] = {}
         self._commit: _Commit | None = None
 
     def look(self) -> Mapping[str, str | None]:
         """Return for each condition why it does not hold, or None where it does."""
-        if not self._looking.acquire(timeout=PATIENCE):
+        if not self.looking.acquire(timeout=self._patience):
             return {**self._found, "store": "does not answer in time"}
         try:
-            if self._looked_at is None or monotonic() > self._looked_at + _FRESH:
+            if self._looked_at is None or monotonic() > self._looked_at + self._fresh:
                 self._found = self._examine()
                 self._looked_at = monotonic()
             return self._found
         finally:
-            self._looking.release()
+            self.looking.release()
 
     def _examine(self) -> dict[str, str | None]:
-        found = {"store": self._reads(), "keys": self._has_keys(), "room": self._has_room()}
-        # Where one of those is wanting, nothing can be written, and why is said already.
-        if not any(found.values()):
-            found["writing"] = self._writes()
+        found = {"room": self._has_room(), "store": self._reads()}
+        # Each as long as the others let it be looked at.
+        for condition, look in (("keys", self._has_keys), ("writing", self._writes)):
+            if not any(found.values()):
+                found[condition] = look()
         return found
 
     def _reads(self) -> str | None:
@@ -67,18 +72,16 @@ class Readiness:
 
     def _has_keys(self) -> str | None:
         trail = self._collector.trail
-        try:
-            with trail.store.read() as view:
-                logs = list(view.heads())
-            for log in logs:
+        with trail.store.read() as view:
+            logs = list(view.heads())
+        for log in logs:
+            try:
                 trail.signer(log)
-        except KeyUnavailable:
-            return f"the signing key of log {log} is missing, cannot be read or is another"
-        except IndelibleError:
-            return "the store cannot be read"
+            except KeyUnavailable:
+                return f"the signing key of log {log} is missing, cannot be read or is another"
         try:
             trail.vault.keyring.secret(KIND)
-        except IndelibleError:
+        except KeyUnavailable:
             return "the vault is locked"
         return None
 
@@ -91,8 +94,8 @@ class Readiness:
         """Commit with what others commit now: it waits as long as they do."""
         if self._commit is None:
             self._commit = _Commit(self._collector)
-        if not self._commit.done.wait(PATIENCE):
-            return f"a commit takes longer than {PATIENCE:g} s"
+        if not self._commit.done.wait(self._patience):
+            return f"a commit takes longer than {self._patience:g} s"
         error = self._commit.pending.error
         self._commit = None
         if isinstance(error, StoreError):

@@ -13,6 +13,7 @@ only `indelible.verify` takes into account.
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
@@ -24,7 +25,7 @@ import msgspec
 from indelible.accounting import account_for
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.custody import own_event
-from indelible.errors import Damaged, Moved, StoreError, VerificationError, WriteUncertain
+from indelible.errors import Damaged, IndelibleError, Moved, TrailClosed, VerificationError
 from indelible.merkle import node_hash, root_at, subtree_root
 from indelible.note import Note
 from indelible.policy import CUSTODY
@@ -44,11 +45,10 @@ if TYPE_CHECKING:
     from indelible.trail import Trail
     from indelible.verify import Part
 
+_log = logging.getLogger("indelible")
+
 KIND = "scrub"
 """Of the fact that says how far a round has come."""
-
-PAUSE = 5.0
-"""Seconds between two segments; to verify one takes about a third of a second."""
 
 SHARE = 0.25
 """The part of a processor that accounting for the values may take."""
@@ -133,13 +133,18 @@ class Scrubber:
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
+        self._settings = collector.settings
         self._trail = collector.trail
 
     def run(self, stop: threading.Event) -> None:
         """Go on until *stop* is set; a store that is away is waited for."""
-        while not stop.wait(PAUSE):
-            with suppress(StoreError, WriteUncertain, _Stopped):
+        while not stop.wait(self._settings.scrub_pause):
+            try:
                 self.step(stop)
+            except (_Stopped, TrailClosed):
+                return
+            except IndelibleError as error:
+                _log.warning("scrub: %s", error)
 
     def step(self, stop: threading.Event | None = None) -> Scrubbed:
         """
@@ -158,7 +163,7 @@ class Scrubber:
             kept = view.fact(KIND, b"")
             begun = before = Scrubbed.from_bytes(kept)
             if not before.log:
-                if now < before.started_at + self._collector.settings.scrub_every * 1e6:
+                if now < before.started_at + self._settings.scrub_every * 1e6:
                     return before
                 begun = before.begun(now)
             segments = _segments(view)
@@ -171,7 +176,7 @@ class Scrubber:
             accounts = account_for(
                 self._trail.store, self._trail.vault, progress=_gently(stop or threading.Event())
             )
-            reached = begun.finished(now, accounts.alarm_count, _wrong(accounts))
+            reached = begun.finished(now, accounts.alarm_count, _wrong(accounts, begun.findings))
         self._keep(kept, reached, set(reached.findings) - set(before.wrong))
         return reached
 
@@ -264,11 +269,13 @@ def _gently(stop: threading.Event) -> Callable[[int, int], None]:
     return progress
 
 
-def _wrong(accounts: Accounts) -> list[str]:
+def _wrong(accounts: Accounts, known: Sequence[str]) -> list[str]:
+    # Where a log itself was found not to hold, that its values cannot be read is no news.
+    damaged = {finding.partition(",")[0] for finding in known}
     return [
         *map(str, accounts.alarms),
         *(f"{each.entry}: {each.what}" for each in (*accounts.wrong, *accounts.hidden)),
-        *accounts.unaccounted,
+        *(each for each in accounts.unaccounted if each.partition(":")[0] not in damaged),
     ]
 
 

@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             this machine or may observe.
         scrub_every: Seconds after the beginning of a round over all that is kept until the
             next begins; 0 for none.
+        scrub_pause: Seconds between two segments of a round.
     """
 
     issuer: str | None = None
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     least_free: int = 512 * 1024 * 1024
     public_metrics: bool = False
     scrub_every: float = 86_400.0
+    scrub_pause: float = 5.0
 
 
 class Collector:
