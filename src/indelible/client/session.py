@@ -1,0 +1,593 @@
+"""
+Session: what a reader asks a collector, and what must hold of the answers.
+
+::
+
+    answer  ->  item: its bytes say what is shown        indelible.client.items
+            ->  its leaf hash leads to the root          indelible.client.hashes
+            ->  of a checkpoint that the trusted key has signed, which begins with the
+                largest tree that was seen before        indelible.client.memory
+            ->  it is what was asked for, in order
+
+Pure: steps that yield requests and are sent answers (`indelible.client.exchange`), and a
+memory that is given. Keys come from the reader, never with an answer.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+
+from indelible import facets
+from indelible.checkpoint import Checkpoint, Rotation
+from indelible.client.exchange import Request, Steps, check, decoded
+from indelible.client.hashes import Hashes, Wanting
+from indelible.client.items import Item, Page, read_item
+from indelible.errors import (
+    CallerError,
+    Damaged,
+    InvalidProof,
+    InvalidQuery,
+    InvalidSignature,
+    Malformed,
+    NotFound,
+    Rollback,
+    UnknownStream,
+)
+from indelible.mark import Known
+from indelible.merkle import HASH_SIZE
+from indelible.note import Note
+from indelible.pins import Pin
+from indelible.proof import Proof
+from indelible.query import MAX_LIMIT, Query
+from indelible.tiles import TILE_WIDTH, tile_path
+from indelible.verify import first_of, verify_rotations
+from indelible.wire import (
+    Checkpoints,
+    EntryItem,
+    EntryPage,
+    FeedPage,
+    LogCheckpoint,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from indelible.client.hashes import Tile
+    from indelible.client.memory import Memory
+    from indelible.facets import Facet
+    from indelible.note import VerifierKey
+    from indelible.verify import Tree
+
+T = TypeVar("T")
+
+_MOST_TILES = 1_024
+"""Full hash tiles that are kept of one log: 8 MiB."""
+
+_KEY_BY_HAND = (
+    "get it from whoever runs the collector, on another way than from the collector itself"
+    " (`indelible key DIR` prints it there)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A tree of a log that holds, and the note that says so."""
+
+    tree: Known
+    note: bytes
+    key: VerifierKey
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    A part of a log in its order.
+
+    Attributes:
+        after: What to ask with next.
+    """
+
+    items: tuple[Item, ...]
+    after: int
+    size: int
+
+
+class Session:
+    """
+    What is known of one collector.
+
+    Args:
+        memory: What was seen of it before.
+        keys: Verifier keys of its logs that the reader trusts; without any, those that
+            were trusted before.
+
+    Raises:
+        CallerError: No key is trusted, or two of them are for logs of one name.
+        Malformed: The memory cannot be read.
+    """
+
+    def __init__(self, url: str, memory: Memory, keys: Iterable[VerifierKey] = ()) -> None:
+        self.url = url
+        self._memory = memory
+        self._given = {key.name: key for key in keys}
+        for key in self._given.values():
+            memory.trust(key)
+        self._origins: dict[str, str] = {}
+        for origin in memory.recall():
+            log = origin.rpartition("/")[2]
+            if self._origins.setdefault(log, origin) != origin:
+                raise CallerError(
+                    f"trust: found keys of {self._origins[log]} and {origin}, expected one"
+                    f" origin for log {log} of {url}"
+                )
+        if not self._origins:
+            raise CallerError(f"{url}: no key of its logs is trusted yet; {_KEY_BY_HAND}")
+        self._signed: dict[str, Signed] = {}
+        self._rotations: dict[str, tuple[str, ...]] = {}
+        self._tiles: dict[str, dict[Tile, bytes]] = {}
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """The origin of each log whose key is trusted."""
+        return self._origins
+
+    def known(self) -> Mapping[str, Pin]:
+        """Return the key and the largest tree that were seen of each log, by its origin."""
+        return self._memory.recall()
+
+    # ---- What is asked ----
+
+    def page(
+        self,
+        query: Query,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        after: Item | None = None,
+    ) -> Steps[Page]:
+        """
+        Ask for a page.
+
+        Args:
+            after: The last item of the page before, which this one must go on from.
+
+        Raises:
+            InvalidQuery: The limit is none, or the collector knows no such query.
+            VerificationError: An item does not hold, or was not asked for.
+        """
+        if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
+            raise InvalidQuery(f"limit: found {limit!r}, expected a number from 1 to {MAX_LIMIT}")
+        seen = self._memory.recall()
+        request = Request(
+            path="/v1/entries",
+            parameters=_given(
+                q=query.to_text(), limit=str(limit), cursor=cursor, disclosures="true"
+            ),
+        )
+        (answer,) = yield (request,)
+        found = decoded(answer, EntryPage)
+        if cursor is None:
+            self._check_sizes(found.sizes, seen)
+        if len(found.items) > limit:
+            raise Malformed(f"page: found {len(found.items)} items, expected at most {limit}")
+        items = yield from self._verified(found.items)
+        _check_asked(query, items, after)
+        return Page(items=items, cursor=found.cursor, sizes=found.sizes)
+
+    def get(self, event_id: str) -> Steps[Item]:
+        """
+        Ask for the entry of the event with this id.
+
+        Raises:
+            NotFound: There is none that the caller may see.
+            InvalidQuery: It is no id.
+            VerificationError: The answer does not hold, or is another entry.
+        """
+        (wanted,) = Query(id=event_id).id
+        request = Request(
+            path=f"/v1/entries/{quote(wanted, safe='')}", parameters=_given(disclosures="true")
+        )
+        (answer,) = yield (request,)
+        (item,) = yield from self._verified([decoded(answer, EntryItem)])
+        if item.event.id != wanted:
+            raise Damaged(f"{item.log}#{item.index}: is event {item.event.id}, expected {wanted}")
+        return item
+
+    def at(self, log: str, index: int) -> Steps[Item]:
+        """
+        Ask for the entry at *index* of *log*.
+
+        Raises:
+            NotFound: There is none that the caller may see.
+            VerificationError: The answer does not hold, or is another entry.
+        """
+        part = yield from self.part(log, after=index - 1, limit=1, whole=False)
+        if not part.items or part.items[0].index != index:
+            raise NotFound(f"entry: no entry {log}#{index}")
+        return part.items[0]
+
+    def prove(self, item: Item) -> Steps[Proof]:
+        """
+        Return the proof that the log's signed checkpoint covers *item*, which was verified.
+
+        Raises:
+            InvalidProof: There is none.
+        """
+        signed = yield from self._covering(item.log, item.index)
+        with _named(item.log):
+            hashes = yield from self._proven(
+                item.log, signed.tree, lambda tree: tree.prove(item.index)
+            )
+        proof = Proof(index=item.index, hashes=hashes, checkpoint=signed.note)
+        proof.verify(item.entry.to_bytes(), [signed.key], index=item.index)
+        return proof
+
+    def facets(self, query: Query, fields: Sequence[str], top: int) -> Steps[dict[str, Facet]]:
+        """
+        Ask how often the values of *fields* occur; the counts are the collector's word.
+
+        Raises:
+            InvalidQuery: The collector knows no such query or field.
+            Malformed: The answer says nothing of a field, or something of another.
+        """
+        request = Request(
+            path="/v1/facets",
+            parameters=_given(q=query.to_text(), fields=",".join(fields), top=str(top)),
+        )
+        (answer,) = yield (request,)
+        found = decoded(answer, dict[str, _Facet])
+        if set(found) != set(fields):
+            raise Malformed(f"facets: found {', '.join(found)}, expected {', '.join(fields)}")
+        return {
+            field: facets.Facet(
+                counts=tuple((each.value, each.count) for each in found[field].counts),
+                distinct=found[field].distinct,
+                total=found[field].total,
+                withheld=found[field].withheld,
+            )
+            for field in fields
+        }
+
+    def views(self) -> Steps[dict[str, str]]:
+        """Ask for the curated views: the query of each, by its name."""
+        (answer,) = yield (Request(path="/v1/views"),)
+        return {each.name: each.query for each in decoded(answer, _Views).views}
+
+    def actor(self, actor: str) -> Steps[dict[str, Any]]:
+        """
+        Ask for what is known of an actor; it is the collector's word.
+
+        Raises:
+            InvalidQuery: *actor* is not ``type:id``.
+        """
+        (wanted,) = Query(actor=actor).actor
+        (answer,) = yield (Request(path=f"/v1/actors/{quote(wanted, safe='')}"),)
+        return decoded(answer, dict[str, Any])
+
+    def part(
+        self,
+        log: str,
+        *,
+        after: int,
+        limit: int = MAX_LIMIT,
+        wait: float = 0.0,
+        whole: bool = True,
+    ) -> Steps[Part]:
+        """
+        Ask for what follows the entry *after* in the order of *log*.
+
+        Args:
+            wait: Seconds to wait for something where there is nothing yet.
+            whole: Whether a gap is an error; it is none for a token that may see part of
+                the log only.
+
+        Raises:
+            Damaged: An entry was left out.
+            VerificationError: The answer does not hold.
+        """
+        origin = self._origin_of(log)
+        before = self._memory.recall()[origin]
+        request = Request(
+            path=f"/v1/feed/{quote(log, safe='~')}",
+            parameters=_given(
+                after=str(after), limit=str(limit), wait=f"{wait:g}", disclosures="true"
+            ),
+            patience=wait,
+        )
+        (answer,) = yield (request,)
+        found = decoded(answer, FeedPage)
+        yield from self._accept_fed(log, found.checkpoint, before)
+        items = yield from self._verified(found.items)
+        _check_part(log, items, found, after=after, limit=limit, whole=whole)
+        return Part(items=items, after=found.after, size=found.size)
+
+    def checkpoints(self) -> Steps[dict[str, LogCheckpoint]]:
+        """
+        Ask for the checkpoints of all logs, verify those whose keys are trusted, return these.
+
+        Raises:
+            Rollback: A log is smaller than it was, or another.
+            VerificationError: Something does not hold.
+        """
+        before = self._memory.recall()
+        found = yield from self.listed()
+        yield from self.accept(found, before)
+        return found
+
+    def listed(self) -> Steps[dict[str, LogCheckpoint]]:
+        """Ask for the same, and verify nothing of it yet."""
+        (answer,) = yield (Request(path="/v1/checkpoints"),)
+        found = {each.log: each for each in decoded(answer, Checkpoints).logs}
+        return {log: found[log] for log in self._origins if log in found}
+
+    def accept(self, listed: Mapping[str, LogCheckpoint], before: Mapping[str, Pin]) -> Steps[None]:
+        """
+        Verify and remember checkpoints.
+
+        Args:
+            before: What was known when they were asked for.
+
+        Raises:
+            VerificationError: One does not hold.
+        """
+        for log, said in listed.items():
+            yield from self._accept(said, before[self._origin_of(log)])
+
+    def newest(self, stream: str) -> Steps[str]:
+        """
+        Return the log that a stream is written to now.
+
+        Raises:
+            UnknownStream: None of that stream is trusted, or may be read.
+        """
+        found = yield from self.checkpoints()
+        logs = [log for log in found if log.partition("~")[0] == stream]
+        if not logs:
+            known = ", ".join(dict.fromkeys(log.partition("~")[0] for log in found))
+            raise UnknownStream(f"stream: found {stream!r}, expected one of {known or 'none'}")
+        return max(logs, key=_succession)
+
+    def signed(self, log: str) -> Signed:
+        """
+        Return the largest tree of *log* that was verified.
+
+        Raises:
+            NotFound: There is no entry in it.
+        """
+        if log not in self._signed:
+            raise NotFound(f"log {log}: holds no entry and so no checkpoint yet")
+        return self._signed[log]
+
+    def first_key(self, log: str, rotations: Sequence[str]) -> VerifierKey:
+        """Return the key that *log* began with, as far as the trusted one vouches for it."""
+        pinned = self._memory.recall()[self._origin_of(log)].key
+        return first_of(pinned, [note.encode() for note in rotations])
+
+    # ---- What must hold ----
+
+    def _origin_of(self, log: str) -> str:
+        origin = self._origins.get(log)
+        if origin is None:
+            raise CallerError(f"log {log[:80]}: its key is not trusted yet; {_KEY_BY_HAND}")
+        return origin
+
+    def _check_sizes(self, sizes: Mapping[str, int], seen: Mapping[str, Pin]) -> None:
+        """Check that an answer is over no less than had been seen before it was asked for."""
+        for log, size in sizes.items():
+            pin = seen.get(self._origins.get(log, ""))
+            if pin is not None and pin.known is not None and size < pin.known.size:
+                raise Rollback(
+                    f"log {log}: the answer is over {size} entries,"
+                    f" but {pin.known.size} were signed"
+                )
+
+    def _verified(self, found: Sequence[EntryItem]) -> Steps[tuple[Item, ...]]:
+        """Return the entries that *found* are, each one proven to be in its log."""
+        items = tuple(read_item(each, self._origin_of(each.integrity.log)) for each in found)
+        for log in dict.fromkeys(item.log for item in items):
+            leaves = {item.index: item.leaf_hash for item in items if item.log == log}
+            signed = yield from self._covering(log, max(leaves))
+            with _named(log):
+                yield from self._proven(
+                    log, signed.tree, partial(Hashes.verify_included, leaves=leaves)
+                )
+        return items
+
+    def _covering(self, log: str, index: int) -> Steps[Signed]:
+        """Return a verified tree that has an entry at *index*."""
+        self._origin_of(log)
+        signed = self._signed.get(log)
+        if signed is None or signed.tree.size <= index:
+            yield from self.checkpoints()
+            signed = self._signed.get(log)
+        if signed is None or signed.tree.size <= index:
+            size = 0 if signed is None else signed.tree.size
+            raise Damaged(f"{log}#{index}: the signed checkpoint covers {size} entries only")
+        return signed
+
+    def _accept_fed(self, log: str, note: str, before: Pin) -> Steps[None]:
+        """Accept a checkpoint that comes alone: without rotation notes, which are asked for."""
+        rotations = self._rotations.get(log, ())
+        said = LogCheckpoint(
+            log=log, stream=log.partition("~")[0], checkpoint=note or None, rotations=rotations
+        )
+        try:
+            yield from self._accept(said, before)
+        except InvalidSignature:
+            yield from self.checkpoints()
+            if self._rotations.get(log, ()) == rotations:
+                raise
+            said = msgspec.structs.replace(said, rotations=self._rotations[log])
+            yield from self._accept(said, before)
+
+    def _accept(self, said: LogCheckpoint, before: Pin) -> Steps[None]:
+        """
+        Verify the checkpoint of a log, and remember it where it is the largest.
+
+        Args:
+            before: What was known when it was asked for: it must not be smaller.
+        """
+        log, origin = said.log, self._origin_of(said.log)
+        with _named(log):
+            if said.checkpoint is None:
+                if before.known is not None and before.known.size:
+                    raise Rollback(f"holds nothing, but {before.known.size} entries were signed")
+                return
+            note = said.checkpoint.encode()
+            claimed = Checkpoint.from_text(Note.from_bytes(note).text)
+            tree = Known(claimed.size, claimed.root)
+            rotations = [each.encode() for each in said.rotations]
+            first = first_of(before.key, rotations)
+            key = yield from self._proven(
+                log,
+                tree,
+                # It asks a tree for its size and its roots, and no more.
+                lambda hashes: verify_rotations(cast("Tree", hashes), origin, first, rotations),
+            )
+            self._check_given(origin, first, key, rotations)
+            Checkpoint.open(note, [key])
+            if before.known is not None and tree.size < before.known.size:
+                raise Rollback(f"holds {tree.size} entries, but {before.known.size} were signed")
+            yield from self._remember(log, before, Pin(key, tree))
+            signed = self._signed.get(log)
+            if signed is None or signed.tree.size <= tree.size:
+                self._signed[log] = Signed(tree, note, key)
+                self._rotations[log] = said.rotations
+
+    def _check_given(
+        self, origin: str, first: VerifierKey, last: VerifierKey, rotations: Sequence[bytes]
+    ) -> None:
+        """Check that the key that the reader has given is of the chain that leads to *last*."""
+        given = self._given.get(origin, last)
+        chain = [Rotation.from_text(Note.from_bytes(each).text).new for each in rotations]
+        if given not in {first, *chain}:
+            raise InvalidSignature(
+                f"found key {last.to_text()}, which was trusted before,"
+                f" expected the one that is trusted now, {given.to_text()}"
+            )
+
+    def _remember(self, log: str, before: Pin, verified: Pin) -> Steps[None]:
+        """Hold a verified tree against the largest one, whoever has seen that, and keep it."""
+        mine, origin = verified.known, verified.key.name
+        assert mine is not None  # noqa: S101 - it is what was verified
+        while True:
+            there = self._memory.recall()[origin]
+            seen = there.known
+            if seen is not None and seen.size > mine.size:
+                # Somebody else was ahead meanwhile: it must be one log all the same.
+                yield from self._proven(log, seen, partial(Hashes.verify_begins_with, known=mine))
+                return
+            if seen is not None:
+                yield from self._proven(log, mine, partial(Hashes.verify_begins_with, known=seen))
+            # A key that somebody else has seen meanwhile is a later one.
+            key = verified.key if there.key == before.key else there.key
+            if self._memory.advance(there, Pin(key, mine)).known == mine:
+                return
+
+    def _proven(self, log: str, tree: Known, prove: Callable[[Hashes], T]) -> Steps[T]:
+        """Return what *prove* does of a tree's hashes, once all tiles that it takes are here."""
+        kept = self._tiles.setdefault(log, {})
+        hashes = Hashes(tree, kept)
+        while True:
+            try:
+                proven = prove(hashes)
+            except Wanting as more:
+                answers = yield [
+                    Request(
+                        path=f"/log/{quote(log, safe='~')}/{tile_path(*tile)}",
+                        most=TILE_WIDTH * HASH_SIZE,
+                    )
+                    for tile in more.tiles
+                ]
+                for tile, answer in zip(more.tiles, answers, strict=True):
+                    check(answer)
+                    hashes.add(tile, answer.body)
+                continue
+            # Kept only now: what they led to holds, so they are the log's.
+            kept.update(
+                (tile, data) for tile, data in hashes.fetched.items() if tile[2] == TILE_WIDTH
+            )
+            while len(kept) > _MOST_TILES:
+                kept.pop(next(iter(kept)), None)
+            return proven
+
+
+class _Count(msgspec.Struct, frozen=True):
+    value: str
+    count: int
+
+
+class _Facet(msgspec.Struct, frozen=True):
+    counts: tuple[_Count, ...]
+    distinct: int
+    total: int
+    withheld: int = 0
+
+
+class _View(msgspec.Struct, frozen=True):
+    name: str
+    query: str
+
+
+class _Views(msgspec.Struct, frozen=True):
+    views: tuple[_View, ...]
+
+
+def _check_asked(query: Query, items: Sequence[Item], after: Item | None) -> None:
+    """Check that *items* are what *query* asks for, in its order, none of them twice."""
+    for item in items:
+        where = f"{item.log}#{item.index}"
+        in_stream = not query.stream or item.stream in query.stream
+        if not in_stream or not query.matches(item.entry, item.event):
+            raise Damaged(f"{where}: is not what was asked for")
+        if after is not None:
+            earlier, later = (item, after) if query.newest_first else (after, item)
+            if earlier.place >= later.place:
+                raise Damaged(f"{where}: stands after {after.log}#{after.index} in the answer")
+        after = item
+
+
+def _check_part(
+    log: str, items: Sequence[Item], found: FeedPage, *, after: int, limit: int, whole: bool
+) -> None:
+    """Check that *items* follow *after* in the order of the log, and that none is left out."""
+    if len(items) > limit:
+        raise Malformed(f"feed: found {len(items)} items, expected at most {limit}")
+    last = after
+    for item in items:
+        if item.log != log:
+            raise Damaged(f"feed of {log}: found an entry of {item.log}")
+        if item.index <= last:
+            raise Damaged(f"feed of {log}: found entry {item.index} after entry {last}")
+        # Only where it begins may entries have been purged.
+        purged = item is items[0] and item.index == found.first and not found.first % TILE_WIDTH
+        if whole and item.index != last + 1 and not purged:
+            raise Damaged(f"feed of {log}: found entry {item.index}, expected {last + 1}")
+        last = item.index
+    if found.after < last or (whole and items and found.after != last):
+        raise Damaged(f"feed of {log}: goes on after {found.after}, expected after {last}")
+
+
+def _succession(log: str) -> int:
+    number = log.partition("~")[2]
+    return int(number) if number.isascii() and number.isdigit() else 1
+
+
+def _given(**parameters: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the parameters that say something."""
+    return tuple((name, value) for name, value in parameters.items() if value)
+
+
+@contextmanager
+def _named(log: str) -> Iterator[None]:
+    """Say of which log it is that something does not hold."""
+    try:
+        yield
+    except (Rollback, InvalidProof, InvalidSignature) as error:
+        raise type(error)(f"log {log}: {error}") from None
