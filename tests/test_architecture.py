@@ -42,7 +42,7 @@ LAYERS = {
     "the door": ["recorder", "outbox", "relay", "background"],
     "the collector's rules": ["rights", "tokens", "wire", "producer"],
     "proven": ["verdict", "verify", "directory"],
-    "read": ["syntax", "query", "facets", "history"],
+    "read": ["syntax", "query", "views", "facets", "history"],
     "governed": [
         "openings",
         "policies",

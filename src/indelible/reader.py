@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
@@ -173,6 +173,22 @@ class Counted:
     whole: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """
+    What an actor has done, see `Reader.actor`.
+
+    Attributes:
+        first: Its first entry.
+        recent: Its newest ones, the last first.
+        counted: Its actions and outcomes.
+    """
+
+    first: Item
+    recent: tuple[Item, ...]
+    counted: Counted
+
+
 class Reader:
     """
     What *viewer* may ask of the trail *owner*.
@@ -288,17 +304,23 @@ class Reader:
             look.read = len(items)
             return items
 
-    def state(self, resource: str, *, at: datetime | None = None) -> State:
+    def state(self, resource: str, *, at: datetime | None = None, most: int | None = None) -> State:
         """
         Return the values of *resource* as the recorded changes leave them at a time.
 
+        Args:
+            most: Entries that are read at most; by default all there are.
+
         Raises:
-            InvalidQuery: *resource* is not ``type:id``.
+            InvalidQuery: *resource* is not ``type:id``, or has more entries.
         """
         from indelible.history import about, fold  # noqa: PLC0415 - recording needs none of it
 
         with self._looking(f"resource:{resource}") as look:
-            items = list(self._matches(look.view, about(resource, at=at), look.opener))
+            view = _Bounded(look.view, most)
+            items = list(self._matches(cast("View", view), about(resource, at=at), look.opener))
+            if view.is_cut:
+                raise InvalidQuery(f"resource: has more than {most} entries; ask for its history")
             look.read = len(items)
             return fold(items)
 
@@ -350,6 +372,35 @@ class Reader:
             items = self._matches(cast("View", view), asked, look.opener)
             found = count(items, tuple(fields), top, look.opener)
             return Counted(facets=found, whole=not view.is_cut)
+
+    def actor(self, actor: str, *, recent: int = 10, most: int = 10_000) -> Seen:
+        """
+        Return when *actor* was seen first and last, and what it did how often.
+
+        Args:
+            recent: How many of its newest entries are returned.
+            most: Entries that are read to be counted.
+
+        Raises:
+            InvalidQuery: *actor* is none.
+            Forbidden: The viewer's role does not see such actors.
+            NotFound: There is no entry of it.
+        """
+        from indelible.facets import count  # noqa: PLC0415 - recording needs none of it
+
+        asked = Query(actor=actor)
+        with self._looking(asked.to_text()) as look:
+            oldest = replace(asked, newest_first=False)
+            first = next(self._matches(look.view, oldest, look.opener), None)
+            if first is None:
+                raise NotFound(f"actor: no entry of {actor!r}")
+            view = _Bounded(look.view, most)
+            items = self._matches(cast("View", view), asked, look.opener)
+            newest = tuple(islice(items, recent))
+            found = count(chain(newest, items), ("action", "outcome"), recent, look.opener)
+            look.read = len(newest) + 1
+            counted = Counted(facets=found, whole=not view.is_cut)
+            return Seen(first=first, recent=newest, counted=counted)
 
     def subject(self, subject: str) -> Answer:
         """
@@ -659,14 +710,14 @@ class _Look:
 
 class _Bounded:
     """
-    A view that proposes no more than *most* entries, whatever is asked of it.
+    A view that proposes no more than *most* entries, if that is given, whatever is asked.
 
     Attributes:
         is_cut: There were more.
     """
 
-    def __init__(self, view: View, most: int) -> None:
-        self._view, self._left = view, most
+    def __init__(self, view: View, most: int | None) -> None:
+        self._view, self._left = view, -1 if most is None else most
         self.is_cut = False
 
     def candidates(self, *asked: Any, newest_first: bool) -> Iterator[int]:

@@ -1,0 +1,153 @@
+"""
+Feed: a log in its order and without a gap, for whoever follows it.
+
+An answer comes as soon as there are entries. Who waits holds no thread: one bell rings for
+all who wait, with each commit of this process, and when it finds that another has written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio.to_thread
+from litestar import Request, get
+from litestar.params import Parameter
+
+from indelible.collector.reading import PROBLEMS, READ, READS, item_of
+from indelible.collector.state import Collector
+from indelible.query import MAX_LIMIT
+from indelible.reader import Reader
+from indelible.wire import FeedPage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from indelible.reader import Portion
+    from indelible.store import Head
+    from indelible.trail import Trail
+
+MOST_WAIT = 60
+"""Seconds for which an answer may be waited for."""
+
+LOOK = 0.2
+"""Seconds between looks at what other processes have written, while anybody waits."""
+
+
+class Bell:
+    """
+    Rings in this event loop when a log of *trail* has grown.
+
+    Attributes:
+        sizes: Of each log, as far as it was heard of.
+    """
+
+    def __init__(self, trail: Trail) -> None:
+        self.sizes: dict[str, int] = {}
+        self._trail = trail
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+        self._looked_at = -LOOK
+        self._end: Callable[[], None] = trail.listen(self._hear)
+
+    async def wait(self, log: str, size: int, seconds: float) -> bool:
+        """Return whether *log* has become larger than *size* within so many *seconds*."""
+        until = self._loop.time() + seconds
+        while self.sizes.get(log, 0) <= size:
+            rung, left = self._rung, until - self._loop.time()
+            if left <= 0:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK)):
+                    await rung.wait()
+            # One looks for all.
+            if self._loop.time() - self._looked_at >= LOOK:
+                self._looked_at = self._loop.time()
+                self._ring(await anyio.to_thread.run_sync(self._look))
+        return True
+
+    def _look(self) -> dict[str, int]:
+        with self._trail.store.read() as view:
+            return _sizes(view.heads())
+
+    def _hear(self, heads: Mapping[str, Head]) -> None:
+        """Take note of a commit, in the writer's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._ring, _sizes(heads))
+        except RuntimeError:  # the loop was closed, so nobody waits any more
+            self._end()
+
+    def _ring(self, sizes: dict[str, int]) -> None:
+        grown = {log: size for log, size in sizes.items() if size > self.sizes.get(log, -1)}
+        if grown:
+            self.sizes.update(grown)
+            self._rung.set()
+            self._rung = asyncio.Event()
+
+
+def _sizes(heads: Mapping[str, Head]) -> dict[str, int]:
+    return {log: head.size for log, head in heads.items()}
+
+
+def bell_of(request: Request[Any, Any, Any], collector: Collector) -> Bell:
+    """Return the bell of the application in this event loop."""
+    state = request.app.state
+    bell: Bell | None = state.get("bell")
+    if bell is None:
+        bell = state.bell = Bell(collector.trail)
+    return bell
+
+
+@get(
+    "/v1/feed/{stream:str}",
+    guards=READ,
+    dependencies=READS,
+    responses=PROBLEMS,
+    tags=["reading"],
+)
+async def feed(
+    *,
+    request: Request[Any, Any, Any],
+    collector: Collector,
+    reader: Reader,
+    stream: Annotated[str, Parameter(description="A stream, or the name of its log.")],
+    after: Annotated[
+        int, Parameter(ge=-1, description="Index of the last entry that is known; -1 for none.")
+    ] = -1,
+    wait: Annotated[
+        float, Parameter(ge=0, le=MOST_WAIT, description="Seconds to wait where nothing is new.")
+    ] = 0,
+    limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="Most entries.")] = MAX_LIMIT,
+) -> FeedPage:
+    """
+    Answer the entries of a log that follow one, in its order and without a gap.
+
+    Entries that the caller does not see are left out, and `after` is behind them. Where the
+    first entries of a log were purged, it begins with the one at `first`.
+    """
+    bell = bell_of(request, collector)
+    until = asyncio.get_running_loop().time() + wait
+    while True:
+        portion = await anyio.to_thread.run_sync(_portion, reader, stream, after, limit)
+        left = until - asyncio.get_running_loop().time()
+        if portion.items or portion.after + 1 < portion.head.size or left <= 0:
+            break
+        after = portion.after
+        if not await bell.wait(portion.head.log, portion.head.size, left):
+            break
+    return FeedPage(
+        items=tuple(map(item_of, portion.items)),
+        after=portion.after,
+        size=portion.head.size,
+        first=portion.head.first,
+        checkpoint=portion.head.checkpoint.decode(),
+        successor=portion.successor,
+    )
+
+
+def _portion(reader: Reader, log: str, after: int, limit: int) -> Portion:
+    return reader.feed(log, after=after, limit=limit)
+
+
+ROUTES: list[Any] = [feed]
