@@ -450,7 +450,7 @@ class ViewerTokenShown(_Wire, frozen=True, kw_only=True):
     expires_at: str
 
 
-class FacetShown(_Wire, kw_only=True):
+class FacetShown(_Wire, frozen=True, kw_only=True):
     """
     How often the values of one field occur among the entries that a query asks for.
 
@@ -469,27 +469,27 @@ class FacetShown(_Wire, kw_only=True):
     gte: bool = False
 
 
-class FacetCount(_Wire, kw_only=True):
+class FacetCount(_Wire, frozen=True, kw_only=True):
     """How often one value occurs."""
 
     value: str
     count: int
 
 
-class FacetsShown(_Wire, kw_only=True):
+class FacetsShown(_Wire, frozen=True, kw_only=True):
     """The facets of a query, by field: ``GET /v1/facets``."""
 
     facets: dict[str, FacetShown]
 
 
-class ValueShown(_Wire, kw_only=True):
+class ValueShown(_Wire, frozen=True, kw_only=True):
     """What a field of a resource holds, and the id of the event that set it."""
 
     value: Any
     since: str
 
 
-class GapShown(_Wire, kw_only=True):
+class GapShown(_Wire, frozen=True, kw_only=True):
     """
     A change that found another value than the entry before it had left.
 
@@ -505,7 +505,7 @@ class GapShown(_Wire, kw_only=True):
     before: str
 
 
-class StateShown(_Wire, kw_only=True):
+class StateShown(_Wire, frozen=True, kw_only=True):
     """
     The fields of a resource as recorded changes leave them: ``GET /v1/resources/…/state``.
 
@@ -519,7 +519,7 @@ class StateShown(_Wire, kw_only=True):
     unexplained: tuple[GapShown, ...] = ()
 
 
-class ActorShown(_Wire, kw_only=True):
+class ActorShown(_Wire, frozen=True, kw_only=True):
     """
     What an actor has done, as far as it is seen: ``GET /v1/actors/{actor}``.
 
@@ -536,7 +536,7 @@ class ActorShown(_Wire, kw_only=True):
     recent: tuple[EntryItem, ...]
 
 
-class ViewShown(_Wire, kw_only=True):
+class ViewShown(_Wire, frozen=True, kw_only=True):
     """A curated view: a query that has a name."""
 
     name: str
@@ -545,13 +545,13 @@ class ViewShown(_Wire, kw_only=True):
     query: str
 
 
-class ViewsShown(_Wire, kw_only=True):
+class ViewsShown(_Wire, frozen=True, kw_only=True):
     """All curated views: ``GET /v1/views``."""
 
     views: tuple[ViewShown, ...]
 
 
-class LogShown(_Wire, kw_only=True):
+class LogShown(_Wire, frozen=True, kw_only=True):
     """
     A log of the collector, and how it is signed.
 
@@ -576,13 +576,13 @@ class LogShown(_Wire, kw_only=True):
     age: float | None = None
 
 
-class LogsShown(_Wire, kw_only=True):
+class LogsShown(_Wire, frozen=True, kw_only=True):
     """All logs of the collector: ``GET /v1/checkpoints``."""
 
     logs: tuple[LogShown, ...]
 
 
-class ProducerShown(_Wire, kw_only=True):
+class ProducerShown(_Wire, frozen=True, kw_only=True):
     """How far the collector is with a producer, and what of it did not hold."""
 
     origin: str
@@ -593,7 +593,7 @@ class ProducerShown(_Wire, kw_only=True):
     alarm: str | None = None
 
 
-class ScrubShown(_Wire, kw_only=True):
+class ScrubShown(_Wire, frozen=True, kw_only=True):
     """
     How far the verification of all that is kept has come.
 
@@ -610,7 +610,7 @@ class ScrubShown(_Wire, kw_only=True):
     missing: int | None = None
 
 
-class IntegrityShown(_Wire, kw_only=True):
+class IntegrityShown(_Wire, frozen=True, kw_only=True):
     """
     Whether all is as it was recorded, as far as is known: ``GET /v1/integrity``.
 
@@ -624,7 +624,7 @@ class IntegrityShown(_Wire, kw_only=True):
     scrub: ScrubShown | None = None
 
 
-class Consistency(_Wire, kw_only=True):
+class Consistency(_Wire, frozen=True, kw_only=True):
     """The proof that the tree of *second* entries begins with that of *first*."""
 
     first: int
