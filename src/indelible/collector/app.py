@@ -10,7 +10,17 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from indelible.collector import events, health, ingest, producers, spans, tokens
+from indelible.collector import (
+    events,
+    feed,
+    health,
+    ingest,
+    producers,
+    reading,
+    spans,
+    tokens,
+    tree,
+)
 from indelible.collector.callers import Callers, Gate
 from indelible.collector.events import Receiving
 from indelible.collector.ingest import Ingest
@@ -44,7 +54,16 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
     receiving = Receiving(collector)
     gate = Gate(collector)
     return Litestar(
-        route_handlers=[*health.ROUTES, *ingest.ROUTES, *events.ROUTES, *producers.ROUTES, *tokens.ROUTES],
+        route_handlers=[
+            *health.ROUTES,
+            *ingest.ROUTES,
+            *events.ROUTES,
+            *producers.ROUTES,
+            *tokens.ROUTES,
+            *reading.ROUTES,
+            *feed.ROUTES,
+            *tree.ROUTES,
+        ],
         middleware=[
             *spans.middleware(),
             Requests(),
