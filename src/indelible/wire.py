@@ -320,30 +320,6 @@ class FeedPage(_Wire, kw_only=True):
     successor: str | None = None
 
 
-class LogCheckpoint(_Wire, kw_only=True):
-    """
-    How far one of the collector's logs has come.
-
-    Attributes:
-        log: Its name, by which its tiles are asked for: ``/log/{log}/tile/…``.
-        first: Index of the first entry that was not purged.
-        checkpoint: The signed note over it; none where it is empty.
-        rotations: All its rotation notes, the oldest first.
-    """
-
-    log: str
-    stream: str
-    first: int = 0
-    checkpoint: str | None = None
-    rotations: tuple[str, ...] = ()
-
-
-class Checkpoints(_Wire, kw_only=True):
-    """Every log that the caller may read: ``GET /v1/checkpoints``."""
-
-    logs: tuple[LogCheckpoint, ...]
-
-
 class TokenRequest(_Body, kw_only=True):
     """
     An access token to be issued: ``POST /v1/tokens``.

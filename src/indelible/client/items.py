@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from indelible import query
+from indelible import facets, query
 from indelible.access import MASK, MASKS, PSEUDONYM
 from indelible.box import ValueState
 from indelible.disclosure import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from indelible.seal import Clear
-    from indelible.wire import EntryItem
+    from indelible.wire import EntryItem, FacetShown
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder(Event).decode
@@ -59,6 +59,47 @@ class Page(query.Page):
     """Part of an answer, verified."""
 
     items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facet(facets.Facet):
+    """
+    How often the values of one field occur, by the collector's word.
+
+    Attributes:
+        at_least: Only the newest entries were counted: all of the numbers may be larger.
+    """
+
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorSeen:
+    """
+    What an actor has done.
+
+    Attributes:
+        first_seen, last_seen: When its first and its last entry were recorded; these and the
+            counts are the collector's word.
+        recent: Its newest entries, verified.
+    """
+
+    first_seen: str
+    last_seen: str
+    actions: Facet
+    outcomes: Facet
+    recent: tuple[Item, ...]
+
+
+def facet_of(shown: FacetShown) -> Facet:
+    """Return the counts that a collector says."""
+    return Facet(
+        counts=tuple((each.value, each.count) for each in shown.counts),
+        distinct=shown.distinct,
+        total=shown.total,
+        withheld=shown.withheld,
+        at_least=shown.gte,
+    )
 
 
 def read_item(found: EntryItem, origin: str) -> Item:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from indelible.client.connection import Connection
     from indelible.client.exchange import Steps
     from indelible.client.session import Session
-    from indelible.wire import LogCheckpoint
+    from indelible.wire import LogShown
 
 _MOST = TILE_WIDTH * (2 + MAX_ENTRY)
 _AT_ONCE = 16
@@ -86,7 +86,7 @@ def verify(
     return _joined(verdicts, findings)
 
 
-def _fetched(said: LogCheckpoint) -> Iterator[tuple[list[str], int]]:
+def _fetched(said: LogShown) -> Iterator[tuple[list[str], int]]:
     """Yield the paths of a log's files, some at once, each time with how many entries they hold."""
     paths: list[str] = []
     entries = 0
@@ -114,7 +114,7 @@ def _fetch(log: str, paths: list[str], folder: Path) -> Steps[None]:
         _put(folder / path, answer.body)
 
 
-def _write_notes(said: LogCheckpoint, folder: Path) -> None:
+def _write_notes(said: LogShown, folder: Path) -> None:
     for number, note in enumerate(said.rotations):
         _put(folder / f"rotation/{number}", note.encode())
     if said.first:
@@ -127,7 +127,7 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _size(said: LogCheckpoint) -> int:
+def _size(said: LogShown) -> int:
     if said.checkpoint is None:
         return 0
     return Checkpoint.from_text(Note.from_bytes(said.checkpoint.encode()).text).size

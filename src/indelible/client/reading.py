@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from datetime import datetime
 
-    from indelible.client.items import Item, Page
+    from indelible.client.items import ActorSeen, Facet, Item, Page
     from indelible.client.trusting import Trust
-    from indelible.facets import Facet
     from indelible.history import State
     from indelible.note import VerifierKey
     from indelible.proof import Proof
     from indelible.query import Query
     from indelible.verdict import Verdict
+    from indelible.wire import ViewShown
 
 FACETS = ("actor", "action", "resource", "outcome")
 """The fields that are counted where none are named."""
@@ -211,12 +211,18 @@ class Client(_Client):
         """
         return self._run(self._session.facets(asked_by(query, filters), tuple(fields), top))
 
-    def views(self) -> dict[str, str]:
-        """Return the queries of the collector's curated views, by their names."""
+    def views(self) -> tuple[ViewShown, ...]:
+        """Return the collector's curated views, each with its query."""
         return self._run(self._session.views())
 
-    def actor(self, actor: str) -> dict[str, Any]:
-        """Return what the collector says of an actor: when it was seen, and how often what."""
+    def actor(self, actor: str) -> ActorSeen:
+        """
+        Return when an actor was seen, what it did how often, and its newest entries.
+
+        Raises:
+            NotFound: It has done nothing that this token may see.
+            IndelibleError: As `search`.
+        """
         return self._run(self._session.actor(actor))
 
     def feed(
@@ -391,12 +397,12 @@ class AsyncClient(_Client):
         """Count the values of *fields* over what matches; see `Client.facets`."""
         return await self._run(self._session.facets(asked_by(query, filters), tuple(fields), top))
 
-    async def views(self) -> dict[str, str]:
-        """Return the queries of the curated views; see `Client.views`."""
+    async def views(self) -> tuple[ViewShown, ...]:
+        """Return the curated views; see `Client.views`."""
         return await self._run(self._session.views())
 
-    async def actor(self, actor: str) -> dict[str, Any]:
-        """Return what the collector says of an actor; see `Client.actor`."""
+    async def actor(self, actor: str) -> ActorSeen:
+        """Return what an actor has done; see `Client.actor`."""
         return await self._run(self._session.actor(actor))
 
     async def feed(

@@ -21,7 +21,6 @@ from indelible.client.exchange import Busy, Request, Steps, check, decoded, erro
 from indelible.context import authenticated, context, wrap
 from indelible.errors import (
     CallerError,
-    EventTooLarge,
     InvalidEvent,
     Malformed,
     StoreError,
@@ -156,11 +155,8 @@ class RemoteRecorder(Recorder):
 
     def _check(self, event: Event, stream: str | None) -> None:
         """Check that some policy could take *event*."""
-        try:
-            seal(event, self._ruling(event, stream), self.policy)
-        except EventTooLarge as error:
-            if error.field == "value":
-                raise
+        self._ruling(event, stream)
+        seal(event)
 
     def _ruling(self, event: Event, stream: str | None) -> Ruling:
         if stream is not None:

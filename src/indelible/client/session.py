@@ -18,16 +18,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote
 
-import msgspec
-
-from indelible import facets
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.client.exchange import Request, Steps, check, decoded
 from indelible.client.hashes import Hashes, Wanting
-from indelible.client.items import Item, Page, read_item
+from indelible.client.items import ActorSeen, Facet, Item, Page, facet_of, read_item
 from indelible.errors import (
     CallerError,
     Damaged,
@@ -48,11 +45,15 @@ from indelible.query import MAX_LIMIT, Query
 from indelible.tiles import TILE_WIDTH, tile_path
 from indelible.verify import first_of, verify_rotations
 from indelible.wire import (
-    Checkpoints,
+    ActorShown,
     EntryItem,
     EntryPage,
+    FacetsShown,
     FeedPage,
-    LogCheckpoint,
+    LogShown,
+    LogsShown,
+    ViewShown,
+    ViewsShown,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 
     from indelible.client.hashes import Tile
     from indelible.client.memory import Memory
-    from indelible.facets import Facet
     from indelible.note import VerifierKey
     from indelible.verify import Tree
 
@@ -166,9 +166,7 @@ class Session:
         seen = self._memory.recall()
         request = Request(
             path="/v1/entries",
-            parameters=_given(
-                q=query.to_text(), limit=str(limit), cursor=cursor, disclosures="true"
-            ),
+            parameters=_given(q=query.to_text(), limit=str(limit), cursor=cursor),
         )
         (answer,) = yield (request,)
         found = decoded(answer, EntryPage)
@@ -190,10 +188,7 @@ class Session:
             VerificationError: The answer does not hold, or is another entry.
         """
         (wanted,) = Query(id=event_id).id
-        request = Request(
-            path=f"/v1/entries/{quote(wanted, safe='')}", parameters=_given(disclosures="true")
-        )
-        (answer,) = yield (request,)
+        (answer,) = yield (Request(path=f"/v1/entries/{quote(wanted, safe='')}"),)
         (item,) = yield from self._verified([decoded(answer, EntryItem)])
         if item.event.id != wanted:
             raise Damaged(f"{item.log}#{item.index}: is event {item.event.id}, expected {wanted}")
@@ -241,34 +236,37 @@ class Session:
             parameters=_given(q=query.to_text(), fields=",".join(fields), top=str(top)),
         )
         (answer,) = yield (request,)
-        found = decoded(answer, dict[str, _Facet])
+        found = decoded(answer, FacetsShown).facets
         if set(found) != set(fields):
             raise Malformed(f"facets: found {', '.join(found)}, expected {', '.join(fields)}")
-        return {
-            field: facets.Facet(
-                counts=tuple((each.value, each.count) for each in found[field].counts),
-                distinct=found[field].distinct,
-                total=found[field].total,
-                withheld=found[field].withheld,
-            )
-            for field in fields
-        }
+        return {field: facet_of(found[field]) for field in fields}
 
-    def views(self) -> Steps[dict[str, str]]:
-        """Ask for the curated views: the query of each, by its name."""
+    def views(self) -> Steps[tuple[ViewShown, ...]]:
+        """Ask for the curated views."""
         (answer,) = yield (Request(path="/v1/views"),)
-        return {each.name: each.query for each in decoded(answer, _Views).views}
+        return decoded(answer, ViewsShown).views
 
-    def actor(self, actor: str) -> Steps[dict[str, Any]]:
+    def actor(self, actor: str) -> Steps[ActorSeen]:
         """
-        Ask for what is known of an actor; it is the collector's word.
+        Ask when an actor was seen and what it did; all but its entries is the collector's word.
 
         Raises:
             InvalidQuery: *actor* is not ``type:id``.
+            NotFound: It has done nothing that the caller may see.
+            VerificationError: An entry does not hold, or is another's.
         """
-        (wanted,) = Query(actor=actor).actor
-        (answer,) = yield (Request(path=f"/v1/actors/{quote(wanted, safe='')}"),)
-        return decoded(answer, dict[str, Any])
+        asked = Query(actor=actor)
+        (answer,) = yield (Request(path=f"/v1/actors/{quote(actor, safe='')}"),)
+        found = decoded(answer, ActorShown)
+        recent = yield from self._verified(found.recent)
+        _check_asked(asked, recent, None)
+        return ActorSeen(
+            first_seen=found.first_seen,
+            last_seen=found.last_seen,
+            actions=facet_of(found.actions),
+            outcomes=facet_of(found.outcomes),
+            recent=recent,
+        )
 
     def part(
         self,
@@ -295,9 +293,7 @@ class Session:
         before = self._memory.recall()[origin]
         request = Request(
             path=f"/v1/feed/{quote(log, safe='~')}",
-            parameters=_given(
-                after=str(after), limit=str(limit), wait=f"{wait:g}", disclosures="true"
-            ),
+            parameters=_given(after=str(after), limit=str(limit), wait=f"{wait:g}"),
             patience=wait,
         )
         (answer,) = yield (request,)
@@ -307,7 +303,7 @@ class Session:
         _check_part(log, items, found, after=after, limit=limit, whole=whole)
         return Part(items=items, after=found.after, size=found.size)
 
-    def checkpoints(self) -> Steps[dict[str, LogCheckpoint]]:
+    def checkpoints(self) -> Steps[dict[str, LogShown]]:
         """
         Ask for the checkpoints of all logs, verify those whose keys are trusted, return these.
 
@@ -320,13 +316,13 @@ class Session:
         yield from self.accept(found, before)
         return found
 
-    def listed(self) -> Steps[dict[str, LogCheckpoint]]:
+    def listed(self) -> Steps[dict[str, LogShown]]:
         """Ask for the same, and verify nothing of it yet."""
         (answer,) = yield (Request(path="/v1/checkpoints"),)
-        found = {each.log: each for each in decoded(answer, Checkpoints).logs}
+        found = {each.log: each for each in decoded(answer, LogsShown).logs}
         return {log: found[log] for log in self._origins if log in found}
 
-    def accept(self, listed: Mapping[str, LogCheckpoint], before: Mapping[str, Pin]) -> Steps[None]:
+    def accept(self, listed: Mapping[str, LogShown], before: Mapping[str, Pin]) -> Steps[None]:
         """
         Verify and remember checkpoints.
 
@@ -337,7 +333,8 @@ class Session:
             VerificationError: One does not hold.
         """
         for log, said in listed.items():
-            yield from self._accept(said, before[self._origin_of(log)])
+            pin = before[self._origin_of(log)]
+            yield from self._accept(log, said.checkpoint, said.rotations, pin)
 
     def newest(self, stream: str) -> Steps[str]:
         """
@@ -414,51 +411,50 @@ class Session:
     def _accept_fed(self, log: str, note: str, before: Pin) -> Steps[None]:
         """Accept a checkpoint that comes alone: without rotation notes, which are asked for."""
         rotations = self._rotations.get(log, ())
-        said = LogCheckpoint(
-            log=log, stream=log.partition("~")[0], checkpoint=note or None, rotations=rotations
-        )
         try:
-            yield from self._accept(said, before)
+            yield from self._accept(log, note or None, rotations, before)
         except InvalidSignature:
             yield from self.checkpoints()
             if self._rotations.get(log, ()) == rotations:
                 raise
-            said = msgspec.structs.replace(said, rotations=self._rotations[log])
-            yield from self._accept(said, before)
+            yield from self._accept(log, note, self._rotations[log], before)
 
-    def _accept(self, said: LogCheckpoint, before: Pin) -> Steps[None]:
+    def _accept(
+        self, log: str, signed: str | None, rotations: Sequence[str], before: Pin
+    ) -> Steps[None]:
         """
         Verify the checkpoint of a log, and remember it where it is the largest.
 
         Args:
+            signed: The note; none where nothing was signed yet.
             before: What was known when it was asked for: it must not be smaller.
         """
-        log, origin = said.log, self._origin_of(said.log)
+        origin = self._origin_of(log)
         with _named(log):
-            if said.checkpoint is None:
+            if signed is None:
                 if before.known is not None and before.known.size:
                     raise Rollback(f"holds nothing, but {before.known.size} entries were signed")
                 return
-            note = said.checkpoint.encode()
+            note = signed.encode()
             claimed = Checkpoint.from_text(Note.from_bytes(note).text)
             tree = Known(claimed.size, claimed.root)
-            rotations = [each.encode() for each in said.rotations]
-            first = first_of(before.key, rotations)
+            notes = [each.encode() for each in rotations]
+            first = first_of(before.key, notes)
             key = yield from self._proven(
                 log,
                 tree,
                 # It asks a tree for its size and its roots, and no more.
-                lambda hashes: verify_rotations(cast("Tree", hashes), origin, first, rotations),
+                lambda hashes: verify_rotations(cast("Tree", hashes), origin, first, notes),
             )
-            self._check_given(origin, first, key, rotations)
+            self._check_given(origin, first, key, notes)
             Checkpoint.open(note, [key])
             if before.known is not None and tree.size < before.known.size:
                 raise Rollback(f"holds {tree.size} entries, but {before.known.size} were signed")
             yield from self._remember(log, before, Pin(key, tree))
-            signed = self._signed.get(log)
-            if signed is None or signed.tree.size <= tree.size:
+            largest = self._signed.get(log)
+            if largest is None or largest.tree.size <= tree.size:
                 self._signed[log] = Signed(tree, note, key)
-                self._rotations[log] = said.rotations
+                self._rotations[log] = tuple(rotations)
 
     def _check_given(
         self, origin: str, first: VerifierKey, last: VerifierKey, rotations: Sequence[bytes]
@@ -516,27 +512,6 @@ class Session:
             while len(kept) > _MOST_TILES:
                 kept.pop(next(iter(kept)), None)
             return proven
-
-
-class _Count(msgspec.Struct, frozen=True):
-    value: str
-    count: int
-
-
-class _Facet(msgspec.Struct, frozen=True):
-    counts: tuple[_Count, ...]
-    distinct: int
-    total: int
-    withheld: int = 0
-
-
-class _View(msgspec.Struct, frozen=True):
-    name: str
-    query: str
-
-
-class _Views(msgspec.Struct, frozen=True):
-    views: tuple[_View, ...]
 
 
 def _check_asked(query: Query, items: Sequence[Item], after: Item | None) -> None:
