@@ -92,6 +92,8 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
         ),
         state=_state(collector),
         lifespan=[*lifespan, scrubbing, gate.running],
+        # The process that serves says what is logged, and where.
+        logging_config=None,
         debug=False,
     )
 
