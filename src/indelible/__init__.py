@@ -18,13 +18,14 @@ When `record` returns, the entry survives a crash, has a place that is never use
 again, and is under a signed checkpoint.
 """
 
+import typing as _typing
+
 from indelible import errors
 from indelible.context import context
 from indelible.event import (
     Actor,
     Approval,
     Change,
-    Client,
     Event,
     Outcome,
     Rationale,
@@ -38,9 +39,13 @@ from indelible.recorder import Receipt, Recorder, State
 from indelible.trail import Trail, open  # noqa: A004 - reads as indelible.open("audit")
 from indelible.verdict import Level, Verdict
 
+if _typing.TYPE_CHECKING:
+    from indelible.client import AsyncClient, Client
+
 __all__ = [
     "Actor",
     "Approval",
+    "AsyncClient",
     "Change",
     "Client",
     "Event",
@@ -62,3 +67,12 @@ __all__ = [
     "errors",
     "open",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Who reads from a collector needs them; who records pays for none of it.
+    if name in {"AsyncClient", "Client"}:
+        from indelible import client  # noqa: PLC0415 - loads what only readers need
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

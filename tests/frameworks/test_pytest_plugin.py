@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import indelible
-from indelible import Client, Rationale
+from indelible import Rationale
 from indelible.errors import CallerError
+from indelible.event import Client
 from indelible.testing import Captured, captured
 
 if TYPE_CHECKING:
