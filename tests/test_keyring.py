@@ -21,9 +21,12 @@ from indelible.errors import IndelibleError, KeyUnavailable, Moved, StoreError
 from indelible.kek import KeyFile, Passphrase
 from indelible.keyring import Erasure, Keyring, WrappedKek, networks_of, subject_number
 from indelible.policy import FieldClass
+from indelible.stores.postgresql_keyring import PostgresqlKeyring
+from indelible.stores.postgresql_schema import create
 from indelible.stores.sqlite_keyring import SqliteKeyring
 from indelible.terms import Field, field_of
 from indelible.testing import FrozenClock
+from tests.postgres import Server, server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -216,18 +219,32 @@ def keeper() -> Plain:
     return Plain()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Server]:
+    """A real server."""
+    with server(18) as running:
+        yield running
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], KeyStore]]:
     """Return what opens the one store once more, as another process does."""
     if request.param == "memory":
         memory = MemoryKeys()
         yield lambda: memory
         return
-    SqliteKeyring(tmp_path).create()
-    made: list[SqliteKeyring] = []
+    made: list[SqliteKeyring | PostgresqlKeyring] = []
+    if request.param == "postgresql":
+        running: Server = request.getfixturevalue("postgresql")
+        url = running.database()
+        create(url)
+    else:
+        SqliteKeyring(tmp_path).create()
 
-    def opened() -> SqliteKeyring:
-        made.append(SqliteKeyring(tmp_path))
+    def opened() -> KeyStore:
+        made.append(
+            PostgresqlKeyring(url) if request.param == "postgresql" else SqliteKeyring(tmp_path)
+        )
         return made[-1]
 
     yield opened

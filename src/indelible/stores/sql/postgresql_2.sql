@@ -3,7 +3,13 @@
 
 CREATE SCHEMA indelible_keyring;
 
-CREATE SEQUENCE indelible_keyring.changes;
+-- One row. Counts what was changed, in the transaction that changes it.
+CREATE TABLE indelible_keyring.changes (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    count    bigint NOT NULL DEFAULT 0
+);
+
+INSERT INTO indelible_keyring.changes DEFAULT VALUES;
 
 CREATE TABLE indelible_keyring.kek (
     version    bigint PRIMARY KEY,
@@ -38,3 +44,23 @@ CREATE TABLE indelible_keyring.erasure (
     digest bytea PRIMARY KEY,
     data   bytea NOT NULL
 );
+
+-- Write the tables of keys anew, with the rows that they have: what was deleted is then in
+-- no file of theirs. Nobody may be reading.
+CREATE FUNCTION indelible_keyring.rewrite() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['kek', 'index_key', 'data_key'] LOOP
+        EXECUTE format('LOCK TABLE indelible_keyring.%I IN ACCESS EXCLUSIVE MODE', name);
+        EXECUTE format('CREATE TEMP TABLE kept ON COMMIT DROP AS TABLE indelible_keyring.%I', name);
+        EXECUTE format('TRUNCATE indelible_keyring.%I', name);
+        EXECUTE format('INSERT INTO indelible_keyring.%I TABLE pg_temp.kept', name);
+        DROP TABLE pg_temp.kept;
+    END LOOP;
+END
+$$;
+
+REVOKE ALL ON FUNCTION indelible_keyring.rewrite() FROM PUBLIC;

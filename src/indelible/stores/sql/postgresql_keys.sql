@@ -2,4 +2,4 @@
 
 GRANT USAGE ON SCHEMA indelible_keyring TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA indelible_keyring TO {role};
-GRANT USAGE, SELECT ON SEQUENCE indelible_keyring.changes TO {role};
+GRANT EXECUTE ON FUNCTION indelible_keyring.rewrite TO {role};
