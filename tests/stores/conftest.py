@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from indelible.stores.postgresql_schema import create
@@ -24,6 +26,23 @@ class StoreServer:
         url = self.running.database()
         create(url)
         return url
+
+    def copy(self, url: str) -> str:
+        """Return the URL of a copy of a database that nobody is connected to."""
+        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        made = self.running.database()
+        other = psycopg.conninfo.conninfo_to_dict(made)["dbname"]
+        with connected(made.replace(f"/{other}?", "/postgres?")) as connection:
+            connection.execute(f'DROP DATABASE "{other}"')
+            connection.execute(f'CREATE DATABASE "{other}" TEMPLATE "{name}"')
+        return made
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection beside the store's own, as somebody who has the database."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

@@ -60,16 +60,18 @@ CREATE FUNCTION indelible.purge_segment(segment bigint, tiles integer) RETURNS v
 AS $$
 DECLARE
     start  bigint := segment >> 40 << 40;
-    number bigint := segment - start;
+    place  bigint := segment - start;
 BEGIN
-    IF number * 65536 + tiles * 256 > (
-        SELECT first FROM indelible.log WHERE log.number = segment >> 40
+    IF place * 65536 + tiles * 256 > (
+        SELECT first FROM indelible.log WHERE number = purge_segment.segment >> 40
     ) THEN
         RAISE 'segment %: % tiles of it were not purged', segment, tiles;
     END IF;
-    PERFORM indelible.clear_tiles(start + number * 256, start + number * 256 + tiles);
-    DELETE FROM indelible.finding WHERE key = segment AND purged < tiles;
-    DELETE FROM indelible.segment WHERE key = segment AND purged < tiles;
+    PERFORM indelible.clear_tiles(start + place * 256, start + place * 256 + tiles);
+    DELETE FROM indelible.finding
+        WHERE key = purge_segment.segment AND purged < purge_segment.tiles;
+    DELETE FROM indelible.segment
+        WHERE key = purge_segment.segment AND purged < purge_segment.tiles;
 END
 $$;
 
