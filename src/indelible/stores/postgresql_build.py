@@ -46,7 +46,7 @@ WHERE key = %s AND purged = %s AND kind = %s ORDER BY place
 _TILES = f"""
 SELECT key - %s, {SPANS}, root, leaves FROM indelible.tile
 WHERE key >= %s AND key < %s ORDER BY key
-"""
+"""  # noqa: S608 - names of ours
 _AT_ONCE = 64
 """Blocks that are read at once to be hashed."""
 
@@ -63,8 +63,7 @@ def build(connection: Connection, log: str, log_number: int, number: int) -> Seg
         row[0] - first: (row[1], row[2])
         for row in rows(
             connection,
-            "SELECT key, columns, lookups FROM indelible.tile_columns"
-            " WHERE key >= %s AND key < %s",
+            "SELECT key, columns, lookups FROM indelible.tile_columns WHERE key >= %s AND key < %s",
             first,
             first + TILE,
         )
@@ -189,7 +188,8 @@ def hash_rows(
         digest.update(data)
         size += len(data)
 
-    ids, traces = (dict(rows(connection, FINDINGS, key, purged, kind)) for kind in ("i", "r"))
+    ids: dict[int, bytes] = dict(rows(connection, FINDINGS, key, purged, "i"))
+    traces: dict[int, bytes] = dict(rows(connection, FINDINGS, key, purged, "r"))
     for tile in tiles:
         add(*tile, ids.get(tile[0]), traces.get(tile[0]))
     first = key_of(log_number, number * (SEGMENT // BLOCK))

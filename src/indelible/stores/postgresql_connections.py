@@ -59,12 +59,12 @@ def connect(url: str) -> Connection:
 
 def rows(connection: Connection, query: str, *values: Any) -> list[TupleRow]:
     """Return the rows that *query* finds; bytes come as bytes, not as digits."""
-    return connection.execute(query, values, binary=True).fetchall()  # type: ignore[arg-type]
+    return connection.execute(query, values, binary=True).fetchall()
 
 
 def change(connection: Connection, query: str, *values: Any) -> int:
     """Execute a statement, and return how many rows it changed."""
-    return connection.execute(query, values).rowcount  # type: ignore[arg-type]
+    return connection.execute(query, values).rowcount
 
 
 def copy(
@@ -81,7 +81,7 @@ def copy(
     names = ", ".join(column.partition(" ")[0] for column in columns)
     with (
         connection.cursor() as cursor,
-        cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)") as copying,  # type: ignore[arg-type]
+        cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)") as copying,
     ):
         copying.set_types([column.partition(" ")[2] for column in columns])
         for row in given:
@@ -184,7 +184,7 @@ class Connections:
             connection = connect(self.url) if idle is None else idle
             try:
                 with translated():
-                    connection.execute(statement)  # type: ignore[call-overload]
+                    connection.execute(statement)
             except BaseException:
                 was_closed = connection.closed
                 connection.close()

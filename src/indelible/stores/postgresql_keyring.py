@@ -93,9 +93,7 @@ class PostgresqlKeyring:
 
     def count(self) -> dict[int, int]:
         """Count the keys under each version; see `indelible.keyring.KeyStore`."""
-        return dict(
-            self._rows("SELECT kek, count(*) FROM indelible_keyring.data_key GROUP BY kek")
-        )
+        return dict(self._rows("SELECT kek, count(*) FROM indelible_keyring.data_key GROUP BY kek"))
 
     def add(
         self,
@@ -116,9 +114,7 @@ class PostgresqlKeyring:
                 _take(connection, "kek", key.version, key.kind, key.wrapped, key.created_at)
             for each in index_keys:
                 _check_newest(connection, each.kek)
-                _take(
-                    connection, "index_key", each.number, each.kek, each.wrapped, each.created_at
-                )
+                _take(connection, "index_key", each.number, each.kek, each.wrapped, each.created_at)
             added = list(data_keys)
             for version in {key.kek for key in added}:
                 _check_newest(connection, version)

@@ -98,7 +98,7 @@ def grant(url: str, role: str, right: Right) -> None:
     """
     text = _text(f"postgresql_{right}")
     with closing(connect(url)) as connection, translated(), connection.transaction():
-        connection.execute(sql.SQL(text).format(role=sql.Identifier(role)))  # type: ignore[arg-type]
+        connection.execute(sql.SQL(text).format(role=sql.Identifier(role)))
 
 
 def _step(connection: Connection) -> bool:

@@ -86,8 +86,7 @@ class View:
     def rotations(self, log: str) -> list[bytes]:
         """Return the rotation notes; see `indelible.store.View.rotations`."""
         return [
-            note
-            for (note,) in self._range("SELECT note FROM indelible.rotation", log, 0, 1 << 40)
+            note for (note,) in self._range("SELECT note FROM indelible.rotation", log, 0, 1 << 40)
         ]
 
     def segments(self, log: str) -> Sequence[Segment]:
@@ -128,7 +127,7 @@ class View:
     def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
         """Return what the vault keeps; see `indelible.store.View.rows`."""
         start, kept = key_of(self.numbers[log], 0), self._heads[log].first
-        found = dict(
+        found: dict[int, bytes] = dict(
             rows(
                 self._connection,
                 "SELECT key, row FROM indelible.vault WHERE key = ANY(%s::bigint[])",
@@ -380,7 +379,7 @@ class View:
             found[0] - key
             for found in rows(
                 self._connection,
-                f"SELECT key FROM indelible.tile WHERE key >= %s AND key < %s {within}"
+                f"SELECT key FROM indelible.tile WHERE key >= %s AND key < %s {within}"  # noqa: S608 - names of ours
                 " ORDER BY key",
                 key,
                 key + TILE,
@@ -391,7 +390,7 @@ class View:
     def _tile_findings(
         self, segment: Segment, kind: str, tiles: Sequence[int]
     ) -> list[tuple[int, bytes]]:
-        return rows(  # type: ignore[return-value]
+        return rows(
             self._connection,
             "SELECT place, data FROM indelible.finding"
             " WHERE key = %s AND purged = %s AND kind = %s AND place = ANY(%s::bigint[])"
@@ -458,7 +457,7 @@ class View:
             ("indelible.tail", "entries", (max(first // TILE * TILE, whole), last), 1),
         ]
         for table, entries, (begin, end), width in reversed(parts) if newest_first else parts:
-            query = f"SELECT key, {entries}::integer, columns, lookups FROM {table}"
+            query = f"SELECT key, {entries}::integer, columns, lookups FROM {table}"  # noqa: S608 - names of ours
             for key, count, columns, lookups in self._scan(
                 f"{query} WHERE key >= %s AND key < %s {within}",
                 key_of(self.numbers[log], begin),
@@ -502,7 +501,7 @@ class View:
         start = key_of(self.numbers[log], 0)
         wanted = list(numbers)
         self.work.blocks_read += len(wanted)
-        packed = dict(
+        packed: dict[int, bytes] = dict(
             rows(
                 self._connection,
                 "SELECT key, data FROM indelible.block WHERE key = ANY(%s::bigint[])",
@@ -569,7 +568,7 @@ class View:
         start = key_of(self.numbers[log], 0)
         for key, value in rows(
             self._connection,
-            f"SELECT key, {column} FROM indelible.tile WHERE key = ANY(%s::bigint[])",
+            f"SELECT key, {column} FROM indelible.tile WHERE key = ANY(%s::bigint[])",  # noqa: S608 - names of ours
             [start + tile for tile in tiles],
         ):
             yield key - start, value
@@ -615,9 +614,7 @@ def _numbers(column: bytes) -> memoryview | array[int]:
     return numbers
 
 
-def _within(
-    wanted: Wanted, id_times: tuple[int, int] | None = None
-) -> tuple[str, tuple[int, ...]]:
+def _within(wanted: Wanted, id_times: tuple[int, int] | None = None) -> tuple[str, tuple[int, ...]]:
     """Return the condition, and its values, that a row's spans meet what is *wanted*."""
     clauses, values = [], []
     bounds = [("recorded", wanted.recorded), ("occurred", wanted.occurred)]

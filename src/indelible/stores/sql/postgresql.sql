@@ -146,13 +146,14 @@ END
 $$;
 
 -- Write the tables that hold something of one segment anew, with the rows that they have:
--- what was deleted is then in no file of theirs. No row changes. Nobody may be reading.
+-- what was deleted is then in no file of theirs. No row changes. Waits for all readers.
 CREATE FUNCTION indelible.rewrite(log bigint, segment bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     name text;
 BEGIN
+    LOCK TABLE indelible.reading IN ACCESS EXCLUSIVE MODE;
     FOREACH name IN ARRAY ARRAY[
         'block_' || log || '_' || segment,
         'vault_' || log || '_' || segment,
