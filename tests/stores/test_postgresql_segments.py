@@ -292,6 +292,45 @@ def test_what_is_purged_is_in_no_file_of_a_table(store: PostgresqlStore, first: 
     assert blocks == ((1 << 40) + first // 64,)
 
 
+def test_what_a_crash_left_of_a_purge_goes_when_it_is_resumed(store: PostgresqlStore) -> None:
+    """Once it is done it is done: tables that were written anew are left alone."""
+    with store.write() as transaction:
+        transaction.purge("user", SEGMENT + 256)
+    (segment,) = _registered_only(store)
+    assert TILE == segment.purged
+    assert files_of(store, [row_of(300)])
+
+    purged = list(store.purge_segments())
+    files = _tables(store)
+    again = list(store.purge_segments())
+
+    assert [] == purged == again
+    assert [] == files_of(store, [row_of(300), row_of(SEGMENT + 2)])
+    assert files["block_1_0"] == _tables(store)["block_1_0"]
+    check(store)
+
+
+def _registered_only(store: PostgresqlStore) -> list[Segment]:
+    """Purge like a process that dies before it writes tables anew."""
+    building = store.purge_segments()
+    segment = next(building)
+    with store.write() as transaction:
+        transaction.register(segment)
+    del building
+    return [segment]
+
+
+def _tables(store: PostgresqlStore) -> dict[str, int]:
+    """Which file each table has."""
+    with connected(store.url) as connection:
+        return dict(
+            connection.execute(
+                "SELECT relname, relfilenode::bigint FROM pg_class"
+                " WHERE relnamespace = 'indelible'::regnamespace AND relkind = 'r'"
+            ).fetchall()
+        )
+
+
 def test_a_segment_is_checked_between_a_purge_and_its_building_anew(
     store: PostgresqlStore,
 ) -> None:

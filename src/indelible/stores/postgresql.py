@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
-from indelible.errors import Damaged, Moved, StoreError, UnsupportedVersion
+from indelible.errors import Damaged, Moved, StoreError
 from indelible.mark import Mark
 from indelible.merkle import HASH_SIZE, Edge
 from indelible.segment import (
@@ -50,7 +50,7 @@ from indelible.stores.postgresql_connections import (
     rows,
     translated,
 )
-from indelible.stores.postgresql_schema import VERSION, check, version_of
+from indelible.stores.postgresql_schema import check, refuse_newer
 from indelible.stores.postgresql_view import View
 from indelible.stores.sqlite_layout import (
     SPANS,
@@ -69,22 +69,24 @@ if TYPE_CHECKING:
     from indelible.stores.postgresql_connections import Connection
 
 _LOCKS = 0x696E6465
-"""First half of the advisory locks of a store; the second is the epoch, or one of these."""
-
-_CLOSING = -1
+"""First half of the advisory locks of a store; the second is the epoch: to write, as it is,
+and to close, purge or forget, negative. So nobody waits for whoever was left behind in one."""
 
 # A writer that stopped in the middle does not stop all others for ever.
 _WRITING = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
+# Who builds meanwhile does so on another connection, and for as long as it takes.
+_HOLDING = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0"
 # The lock comes before the snapshot, so that whoever holds it alone sees who holds it not.
 _READING = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
     " LOCK TABLE indelible.reading IN ACCESS SHARE MODE"
 )
 _WRITER = """
-SELECT epoch, current_setting('synchronous_commit'),
-    current_setting('synchronous_standby_names'), current_setting('fsync')
+SELECT epoch, (SELECT max(number) FROM indelible.migration),
+    current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
+    current_setting('fsync')
 FROM indelible.writer
 """
 _HEADS = """
@@ -132,7 +134,7 @@ class PostgresqlStore:
         try:
             with self._connections.begun("BEGIN READ ONLY") as connection, translated():
                 check(connection)
-                self.epoch = self._check_durable(connection)
+                self.epoch = self._check_server(connection)
         except BaseException:
             self._connections.close()
             raise
@@ -143,12 +145,7 @@ class PostgresqlStore:
         with self._connections.begun(_WRITING) as connection:
             with translated():
                 change(connection, "SELECT pg_advisory_xact_lock(%s, %s)", _LOCKS, self.epoch)
-                _check_epoch(self._check_durable(connection), self.epoch)
-                if (found := version_of(connection)) > VERSION:
-                    raise UnsupportedVersion(
-                        f"store: found tables of layout {found}, this version of Indelible"
-                        f" knows {VERSION}; upgrade it"
-                    )
+                _check_epoch(self._check_server(connection), self.epoch)
                 transaction = _Transaction(connection, self.epoch)
                 yield transaction
                 if not transaction.guarded:
@@ -173,10 +170,10 @@ class PostgresqlStore:
                 due = _first_due(connection)
             if due is None:
                 return
-            with self._connections.begun("BEGIN") as locked:
+            with self._connections.begun(_HOLDING) as locked:
                 with translated():
                     taken = rows(
-                        locked, "SELECT pg_try_advisory_xact_lock(%s, %s)", _LOCKS, _CLOSING
+                        locked, "SELECT pg_try_advisory_xact_lock(%s, %s)", _LOCKS, -self.epoch
                     )
                     if not taken[0][0]:
                         return
@@ -215,7 +212,8 @@ class PostgresqlStore:
                 yield rebuilt
             for log, first in purged.items():
                 for number in range(-(-first // SEGMENT)):
-                    self._rewrite(numbers[log], number)
+                    if not self._is_emptied(numbers[log], number):
+                        self._rewrite(numbers[log], number)
         if damaged:
             raise damaged[0]
 
@@ -276,9 +274,10 @@ class PostgresqlStore:
         """Give back connections."""
         self._connections.close()
 
-    def _check_durable(self, connection: Connection) -> int:
-        """Check that the server keeps what it commits; return the epoch."""
-        ((epoch, commits, standbys, fsync),) = rows(connection, _WRITER)
+    def _check_server(self, connection: Connection) -> int:
+        """Check that it is one that this version knows, and keeps what it commits; its epoch."""
+        ((epoch, version, commits, standbys, fsync),) = rows(connection, _WRITER)
+        refuse_newer(version)
         if commits == "off" or (commits == "local" and standbys):
             raise StoreError(
                 f"store: found synchronous_commit = {commits}, expected on: the server would"
@@ -310,9 +309,9 @@ class PostgresqlStore:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold what only one process may do at a time, however long others do."""
-        with self._connections.begun("BEGIN") as connection:
+        with self._connections.begun(_HOLDING) as connection:
             with translated():
-                change(connection, "SELECT pg_advisory_xact_lock(%s, %s)", _LOCKS, _CLOSING)
+                change(connection, "SELECT pg_advisory_xact_lock(%s, %s)", _LOCKS, -self.epoch)
             yield
 
     @contextmanager
@@ -323,6 +322,18 @@ class PostgresqlStore:
                 _guard(connection, self.epoch)
                 yield connection
             commit(connection)
+
+    def _is_emptied(self, log: int, segment: int) -> bool:
+        """Tell whether the tables of a segment that was purged whole were written anew since."""
+        names = [f"indelible.{table}_{log}_{segment}" for table in ("block", "vault")]
+        with self._connections.begun("BEGIN READ ONLY") as connection, translated():
+            ((size,),) = rows(
+                connection,
+                "SELECT sum(pg_relation_size(to_regclass(name)))::bigint"
+                " FROM unnest(%s::text[]) AS name",
+                names,
+            )
+            return not size
 
     def _rewrite(self, log: int, segment: int) -> None:
         """Write the tables of one segment anew, so that nothing of what was deleted is left."""

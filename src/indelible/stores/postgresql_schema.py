@@ -70,11 +70,11 @@ def check(connection: Connection) -> None:
         UnsupportedVersion: A newer version made them.
     """
     found = version_of(connection)
-    _refuse_newer(found)
+    refuse_newer(found)
     if found < VERSION:
         raise NotATrail(
-            f"store: found tables of layout {found}, expected {VERSION}; `indelible store migrate`"
-            " brings them up to date"
+            f"store: found tables of layout {found}, expected {VERSION};"
+            " `indelible.stores.postgresql_schema.migrate` brings them up to date"
         )
 
 
@@ -106,7 +106,7 @@ def _step(connection: Connection) -> bool:
         # Two that migrate at once would take the same step.
         connection.execute(_LOCK)
         found = version_of(connection)
-        _refuse_newer(found)
+        refuse_newer(found)
         if found == VERSION:
             return False
         _run(connection, f"postgresql_{found + 1}")
@@ -116,7 +116,13 @@ def _step(connection: Connection) -> bool:
     return True
 
 
-def _refuse_newer(found: int) -> None:
+def refuse_newer(found: int) -> None:
+    """
+    Refuse tables that this version does not know.
+
+    Raises:
+        UnsupportedVersion: A newer version made them.
+    """
     if found > VERSION:
         raise UnsupportedVersion(
             f"store: found tables of layout {found}, this version of Indelible knows {VERSION};"
