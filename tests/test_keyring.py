@@ -11,9 +11,11 @@ import threading
 from base64 import b64encode
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -27,10 +29,10 @@ from indelible.stores.sqlite_keyring import SqliteKeyring
 from indelible.terms import Field, field_of
 from indelible.testing import FrozenClock
 from tests.postgres import Server, server
+from tests.raw import files_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from indelible.keyring import DataKey, KeyStore, WrappedDataKey, WrappedIndexKey
 
@@ -500,6 +502,33 @@ def test_what_was_destroyed_is_in_no_file(
 
 
 # ---- Rotation of the KEK ----
+
+
+def test_what_was_destroyed_is_in_no_file_of_the_database(
+    postgresql: Server, keeper: Plain, clock: FrozenClock
+) -> None:
+    """A database keeps what was deleted until a table is written anew, and so it is."""
+    url = postgresql.database()
+    create(url)
+    with closing(Keyring(PostgresqlKeyring(url), keeper, now=clock)) as keyring:
+        keyring.create()
+        alice, bob = kept(keyring, ALICE, BOB)
+        with closing(PostgresqlKeyring(url)) as other:
+            wrapped = {key.id: key.wrapped for key in other.data_keys([alice.id])}
+        with psycopg.connect(url, autocommit=True) as connection:
+            (folder,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+            (number,) = connection.execute(
+                "SELECT oid FROM pg_database WHERE datname = current_database()"
+            ).fetchone() or (0,)
+            files = Path(folder) / "base" / str(number)
+            connection.execute("CHECKPOINT")
+            assert files_with(files, [wrapped[alice.id]])
+
+            keyring.destroy([alice.id])
+
+            connection.execute("CHECKPOINT")
+            assert [] == files_with(files, [wrapped[alice.id], alice.id])
+        assert opens(keyring, bob)
 
 
 def test_a_rotation_wraps_all_keys_anew(ring: Callable[..., Keyring], keeper: Plain) -> None:

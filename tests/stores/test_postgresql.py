@@ -371,6 +371,88 @@ def _no_standby(url: str) -> None:
             connection.execute("SELECT pg_sleep(0.01)")
 
 
+_DIES = """
+CREATE FUNCTION public.die() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_terminate_backend(pg_backend_pid());
+    RETURN NULL;
+END
+$$
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "when"),
+    [
+        *((f"{step}", "AFTER INSERT") for step in ("tail", "tile", "tile_columns", "block")),
+        ("vault", "AFTER INSERT"),
+        ("document", "AFTER INSERT"),
+        ("tail", "AFTER DELETE"),
+        ("log", "BEFORE UPDATE"),
+        ("log", "AFTER UPDATE"),
+    ],
+)
+def test_a_server_process_that_ends_within_a_transaction_leaves_nothing_of_it(
+    opened: Callable[[], PostgresqlStore], url: str, step: str, when: str
+) -> None:
+    """At whatever step it ends: nothing of the transaction is there, and the next one goes on."""
+    store = opened()
+    add(store, 100)
+    with connected(url) as connection:
+        connection.execute(_DIES)
+        trigger = f"CREATE TRIGGER die {when} ON indelible.{step} EXECUTE FUNCTION public.die()"
+        connection.execute(trigger.encode())
+        before = _contents(connection)
+
+    def write() -> None:
+        with store.write() as transaction:
+            transaction.add_document(b"policy")
+            place(transaction, 500)
+
+    with pytest.raises(StoreError):
+        write()
+
+    with connected(url) as connection:
+        assert before == _contents(connection)
+        connection.execute(f"DROP TRIGGER die ON indelible.{step}".encode())
+    write()
+    assert 600 == size(store)
+
+
+def test_a_server_process_that_ends_at_commit_leaves_all_or_nothing(
+    opened: Callable[[], PostgresqlStore], url: str
+) -> None:
+    """What ends between the last change and the commit is uncertain, and here did not happen."""
+    store = opened()
+    with connected(url) as connection:
+        connection.execute(_DIES)
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON indelible.document"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.die()"
+        )
+        before = _contents(connection)
+
+    def write() -> None:
+        with store.write() as transaction:
+            transaction.add_document(b"policy")
+            place(transaction, 500)
+
+    with pytest.raises(WriteUncertain):
+        write()
+
+    with connected(url) as connection:
+        assert before == _contents(connection)
+    assert 0 == add(store).first
+
+
+def _contents(connection: psycopg.Connection[Any]) -> dict[str, list[Any]]:
+    tables = ("log", "tail", "tile", "tile_columns", "block", "vault", "document", "writer")
+    return {
+        name: connection.execute(f"TABLE indelible.{name} ORDER BY 1".encode()).fetchall()
+        for name in tables
+    }
+
+
 @pytest.mark.parametrize("step", ["between", "before the change", "before the commit"])
 def test_a_server_that_was_stopped_and_started_has_all_that_it_confirmed(step: str) -> None:
     """What was confirmed before a server went down is there when it is back, and no more."""
@@ -473,6 +555,46 @@ def test_the_mark_says_what_was_committed_last(
         store._move_mark(older)  # noqa: SLF001 - as another process that was overtaken does
 
     assert 7 == Mark(mark).read()["user"].size
+
+
+# ---- Many segments ----
+
+
+def test_a_transaction_locks_the_tables_of_its_segments_alone(
+    opened: Callable[[], PostgresqlStore], url: str
+) -> None:
+    """With thousands of segments a server would have no room for locks on the tables of all."""
+    store = opened()
+    add(store, 300)
+    with connected(url) as connection:
+        connection.execute("SELECT indelible.make_room(1, n) FROM generate_series(1, 20) AS n")
+
+    for _ in range(12):  # so often a plan that is kept would be one for any values
+        with store.write() as transaction:
+            place(transaction, 256)
+            transaction.forget({"user": {4: Forgotten()}})
+            transaction.purge("user", transaction.heads()["user"].first + 256)
+            written = _locked(transaction._connection)  # noqa: SLF001 - whose locks they are
+        with store.read() as view:
+            head = view.heads()["user"]
+            for indexes in ((), range(head.first), range(head.first, head.size)):
+                view.rows("user", indexes)
+            view.stored("user", ())
+            view.stored("user", range(head.first, head.size))
+            read = _locked(view._connection)  # noqa: SLF001
+
+    assert {"block_1_0", "vault_1_0"} == written
+    assert {"block_1_0", "vault_1_0"} == read
+
+
+def _locked(connection: psycopg.Connection[Any]) -> set[str]:
+    return {
+        name
+        for (name,) in connection.execute(
+            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE pid = pg_backend_pid() AND relname ~ '^(block|vault|finding)_[0-9]+_[0-9]+$'"
+        )
+    }
 
 
 # ---- The schema ----
@@ -608,7 +730,7 @@ def test_who_ingests_can_add_and_read(
         "DROP TABLE indelible.vault",
         "ALTER FUNCTION indelible.check_purge() RENAME TO other",
         "ALTER TABLE indelible.purge DISABLE TRIGGER ALL",
-        "SELECT indelible.forget(ARRAY[]::bigint[], ARRAY[]::bytea[])",
+        "SELECT indelible.forget(1, 0, ARRAY[]::bigint[], ARRAY[]::bytea[])",
         "SELECT indelible.clear_tiles(0, 1)",
         "SELECT indelible.rewrite(1, 0)",
         "SELECT * FROM indelible_keyring.kek",

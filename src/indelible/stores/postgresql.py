@@ -342,7 +342,7 @@ class PostgresqlStore:
             try:
                 with self._changing() as connection:
                     # Not for long: who comes to read meanwhile has to wait behind.
-                    connection.execute("SET LOCAL lock_timeout = '2s'")
+                    connection.execute("SET LOCAL lock_timeout = '500ms'")
                     change(connection, "SELECT indelible.rewrite(%s, %s)", log, segment)
             except StoreError as error:
                 if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
@@ -352,7 +352,7 @@ class PostgresqlStore:
                         "store: a reader still holds an older state open, in which deleted"
                         " values are; repeat this when it has ended"
                     ) from error
-                time.sleep(0.1)
+                time.sleep(0.5)
             else:
                 return
 
@@ -561,7 +561,7 @@ class _Transaction:
         """Forget rows, and lookups of open entries; return the rest by log and segment."""
         self._guard()
         closed: dict[tuple[str, int], dict[int, Forgotten]] = {}
-        left: list[tuple[int, bytes]] = []
+        left: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
         for log, forgotten in entries.items():
             number = self.numbers[log]
             ((segments,),) = rows(
@@ -572,7 +572,8 @@ class _Transaction:
             )
             open_rows: dict[tuple[str, int], dict[int, Forgotten]] = {}
             for index, each in forgotten.items():
-                left.append((key_of(number, index), each.row))
+                segment = (number, index // SEGMENT)
+                left.setdefault(segment, []).append((key_of(number, index), each.row))
                 if not each.lookups or index < self._heads[log].first:
                     continue
                 if index < segments * SEGMENT:
@@ -581,12 +582,15 @@ class _Transaction:
                     open_rows.setdefault(self._row_of(number, log, index), {})[index] = each
             for row, those in open_rows.items():
                 self._forget_lookups(row, those)
-        change(
-            self._connection,
-            "SELECT indelible.forget(%s::bigint[], %s::bytea[])",
-            [key for key, _ in left],
-            [row for _, row in left],
-        )
+        for (number, segment_number), kept in left.items():
+            change(
+                self._connection,
+                "SELECT indelible.forget(%s, %s, %s::bigint[], %s::bytea[])",
+                number,
+                segment_number,
+                [key for key, _ in kept],
+                [row for _, row in kept],
+            )
         return closed
 
     def _row_of(self, number: int, log: str, index: int) -> tuple[str, int]:

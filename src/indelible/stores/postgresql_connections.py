@@ -48,7 +48,8 @@ def connect(url: str) -> Connection:
     """
     with translated():
         try:
-            return psycopg.connect(url, autocommit=True, connect_timeout=10)
+            # Nothing is prepared: a plan for any values would lock the tables of all segments.
+            return psycopg.connect(url, autocommit=True, connect_timeout=10, prepare_threshold=None)
         except psycopg.ProgrammingError:
             # The driver's own message quotes the URL, and so perhaps a password.
             raise CallerError(

@@ -126,14 +126,11 @@ class View:
 
     def rows(self, log: str, indexes: Sequence[int]) -> list[bytes]:
         """Return what the vault keeps; see `indelible.store.View.rows`."""
-        start, kept = key_of(self.numbers[log], 0), self._heads[log].first
-        found: dict[int, bytes] = dict(
-            rows(
-                self._connection,
-                "SELECT key, row FROM indelible.vault WHERE key = ANY(%s::bigint[])",
-                [start + index for index in indexes if index >= kept],
-            )
-        )
+        start = key_of(self.numbers[log], 0)
+        wanted = [start + index for index in indexes if index >= self._heads[log].first]
+        # For no keys at all PostgreSQL would look into the tables of all segments.
+        query = "SELECT key, row FROM indelible.vault WHERE key = ANY(%s::bigint[])"
+        found: dict[int, bytes] = dict(rows(self._connection, query, wanted)) if wanted else {}
         return [found.get(start + index, b"") for index in indexes]
 
     def lookups(self, log: str, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
@@ -501,13 +498,9 @@ class View:
         start = key_of(self.numbers[log], 0)
         wanted = list(numbers)
         self.work.blocks_read += len(wanted)
-        packed: dict[int, bytes] = dict(
-            rows(
-                self._connection,
-                "SELECT key, data FROM indelible.block WHERE key = ANY(%s::bigint[])",
-                [start + number for number in wanted if number < whole],
-            )
-        )
+        query = "SELECT key, data FROM indelible.block WHERE key = ANY(%s::bigint[])"
+        keys = [start + number for number in wanted if number < whole]
+        packed: dict[int, bytes] = dict(rows(self._connection, query, keys)) if keys else {}
         found: dict[int, list[bytes]] = {}
         tail: list[bytes] | None = None
         for number in wanted:

@@ -1,4 +1,7 @@
 -- What takes something away. Nobody may delete; a role may call what it was granted.
+--
+-- EXECUTE … USING plans each statement for its values, and so locks the tables of those
+-- segments alone; else it would lock those of all, of which there may be thousands.
 
 -- Purges of the transactions that are under way, and what they owe.
 CREATE TABLE indelible.purge (
@@ -15,7 +18,9 @@ AS $$
 DECLARE
     start bigint := purge.log << 40;
     open  bigint;                       -- where the open part begins
+    before bigint;
 BEGIN
+    SELECT log.first INTO before FROM indelible.log WHERE number = purge.log;
     UPDATE indelible.log SET first = purge.first
         WHERE number = purge.log AND log.first < purge.first AND purge.first <= size
             AND purge.first % 256 = 0 AND split_part(name, '~', 1) <> 'custody';
@@ -25,11 +30,14 @@ BEGIN
     INSERT INTO indelible.purge
         SELECT purge.log, purge.first,
             (SELECT sum(size) FROM indelible.log WHERE split_part(name, '~', 1) = 'custody');
-    DELETE FROM indelible.vault WHERE key >= start AND key < start + purge.first;
+    EXECUTE 'DELETE FROM indelible.vault WHERE key >= $1 AND key < $2'
+        USING start + before, start + purge.first;
     SELECT count(*) * 65536 INTO open FROM indelible.segment
         WHERE key >= start AND key < purge.log + 1 << 40;
     -- What is closed stays as the manifest says, until it says otherwise.
-    PERFORM indelible.clear_tiles(start + open / 256, start + purge.first / 256);
+    PERFORM indelible.clear_tiles(
+        start + greatest(open, before) / 256, start + purge.first / 256
+    );
 END
 $$;
 
@@ -40,9 +48,8 @@ AS $$
 DECLARE
     log bigint := clear_tiles.first >> 40 << 40;
 BEGIN
-    DELETE FROM indelible.block
-        WHERE key >= log + (clear_tiles.first - log) * 4
-            AND key < log + (clear_tiles.last - log) * 4;
+    EXECUTE 'DELETE FROM indelible.block WHERE key >= $1 AND key < $2'
+        USING log + (clear_tiles.first - log) * 4, log + (clear_tiles.last - log) * 4;
     DELETE FROM indelible.tile_columns
         WHERE key >= clear_tiles.first AND key < clear_tiles.last;
     UPDATE indelible.tile SET
@@ -68,8 +75,8 @@ BEGIN
         RAISE 'segment %: % tiles of it were not purged', segment, tiles;
     END IF;
     PERFORM indelible.clear_tiles(start + place * 256, start + place * 256 + tiles);
-    DELETE FROM indelible.finding
-        WHERE key = purge_segment.segment AND purged < purge_segment.tiles;
+    EXECUTE 'DELETE FROM indelible.finding WHERE key = $1 AND purged < $2'
+        USING segment, tiles;
     DELETE FROM indelible.segment
         WHERE key = purge_segment.segment AND purged < purge_segment.tiles;
 END
@@ -92,36 +99,48 @@ $$;
 CREATE CONSTRAINT TRIGGER check_purge AFTER INSERT ON indelible.purge
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION indelible.check_purge();
 
--- Leave in the vault of some entries these rows; of an empty one, nothing.
-CREATE FUNCTION indelible.forget(keys bigint[], rows bytea[]) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    UPDATE indelible.vault SET row = given.row
-        FROM unnest(keys, rows) AS given (key, row)
-        WHERE vault.key = given.key AND given.row <> ''::bytea;
-    DELETE FROM indelible.vault USING unnest(keys, rows) AS given (key, row)
-        WHERE vault.key = given.key AND given.row = ''::bytea;
-END;
+-- Leave in the vault of some entries of one segment these rows; of an empty one, nothing.
+CREATE FUNCTION indelible.forget(log bigint, segment bigint, keys bigint[], rows bytea[])
+    RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text := 'vault_' || log || '_' || segment;
+BEGIN
+    IF to_regclass('indelible.' || name) IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format(
+        'UPDATE indelible.%I AS kept SET row = given.row FROM unnest($1, $2) AS given (key, row)'
+        ' WHERE kept.key = given.key AND given.row <> ''''', name) USING keys, rows;
+    EXECUTE format(
+        'DELETE FROM indelible.%I AS kept USING unnest($1, $2) AS given (key, row)'
+        ' WHERE kept.key = given.key AND given.row = ''''', name) USING keys, rows;
+END
+$$;
 
 -- Drop what was built for a segment that was not registered then.
 CREATE FUNCTION indelible.drop_findings(segment bigint, tiles integer) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    DELETE FROM indelible.finding WHERE key = segment AND purged = tiles AND NOT EXISTS (
-        SELECT FROM indelible.segment AS closed
-        WHERE closed.key = drop_findings.segment AND closed.purged = tiles
-    );
-END;
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE 'DELETE FROM indelible.finding WHERE key = $1 AND purged = $2 AND NOT EXISTS ('
+        'SELECT FROM indelible.segment AS closed WHERE closed.key = $1 AND closed.purged = $2)'
+        USING segment, tiles;
+END
+$$;
 
 -- Drop what a closed segment is found by off the log, as before it is built anew.
 CREATE FUNCTION indelible.drop_lookups(segment bigint) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    DELETE FROM indelible.finding WHERE key = segment AND kind = 'l';
-END;
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE 'DELETE FROM indelible.finding WHERE key = $1 AND kind = ''l''' USING segment;
+END
+$$;
 
 REVOKE ALL ON FUNCTION indelible.purge(bigint, bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION indelible.forget(bigint[], bytea[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION indelible.forget(bigint, bigint, bigint[], bytea[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION indelible.clear_tiles(bigint, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION indelible.purge_segment(bigint, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION indelible.drop_findings(bigint, integer) FROM PUBLIC;
