@@ -74,7 +74,7 @@ def check(connection: Connection) -> None:
     if found < VERSION:
         raise NotATrail(
             f"store: found tables of layout {found}, expected {VERSION};"
-            " `indelible.stores.postgresql_schema.migrate` brings them up to date"
+            " `indelible store migrate` brings them up to date"
         )
 
 
