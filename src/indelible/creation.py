@@ -172,7 +172,10 @@ def open_store(
         if found:
             store.close()
             # Not as where another process was faster: it is not the one of this directory.
-            raise CallerError(f"{path}: the database of its store holds another trail already")
+            raise CallerError(
+                f"{path}: the database of its store holds another trail already, or one whose"
+                " creation failed"
+            )
         return store
     from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
 
@@ -200,13 +203,24 @@ def open_keyring(
     Args:
         keys: The directory of key files, where no other *keeper* is given.
         url: Of its database, where ``trail.json`` does not say it yet.
+
+    Raises:
+        CallerError: To *create*, and the database holds a keyring.
     """
     # Imported here: the package itself loads no database driver.
     keeper = keeper_of(keys) if keeper is None else keeper
     if url := url or store_of(path):
         from indelible.stores.postgresql_keyring import PostgresqlKeyring  # noqa: PLC0415
 
-        return Keyring(PostgresqlKeyring(url), keeper)
+        in_database = PostgresqlKeyring(url)
+        if create and in_database.keks():
+            in_database.close()
+            # Its keys are wrapped under one that this trail has not, or perhaps nobody.
+            raise CallerError(
+                f"{path}: the database of its store holds the keyring of another trail, or of one"
+                " whose creation failed"
+            )
+        return Keyring(in_database, keeper)
     from indelible.stores.sqlite_keyring import SqliteKeyring  # noqa: PLC0415
 
     store = SqliteKeyring(path)

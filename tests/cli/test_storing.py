@@ -153,3 +153,30 @@ def test_a_database_is_asked_for(shell: Shell) -> None:
 
     assert 2 == answer.code
     assert "URL: found none, and INDELIBLE_STORE holds none" in answer.stderr
+
+
+def test_a_trail_whose_making_failed_is_not_mixed_with_the_next(
+    shell: Shell, tmp_path: Path, url: str
+) -> None:
+    """What a failed creation left in a database is named, and nothing is sealed with its keys."""
+    path = tmp_path / "audit"
+    shell("store", "create", url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE indelible.log ADD CONSTRAINT full_ CHECK (number < 0)")
+    failed = shell("init", path, "--store", url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE indelible.log DROP CONSTRAINT full_")
+
+    repeated = shell("init", path, "--store", url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA indelible, indelible_keyring CASCADE")
+    anew = shell("init", path, "--store", url)
+    recorded = shell(
+        *("record", path, "--action", "role.grant", "--actor", "user:carol"),
+        *("--resource", "user:bob"),
+    )
+
+    assert 1 == failed.code
+    assert 2 == repeated.code
+    assert "the database of its store holds the keyring of another trail" in repeated.stderr
+    assert (0, 0) == (anew.code, recorded.code)
