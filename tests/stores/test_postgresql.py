@@ -139,13 +139,14 @@ def test_a_writer_that_was_taken_over_from_writes_nothing(
     assert other.epoch == 2
 
 
-@pytest.mark.parametrize("change", ["document", "forget", "create", "purge", "rotate"])
+@pytest.mark.parametrize("change", ["document", "fact", "forget", "create", "purge", "rotate"])
 def test_every_change_is_fenced(opened: Callable[[], PostgresqlStore], change: str) -> None:
     """Not only entries: nothing at all is changed by whoever began in an epoch that is over."""
     zombie, other = opened(), opened()
     add(zombie, 300)
     changes: dict[str, Callable[[_Transaction], object]] = {
         "document": lambda transaction: transaction.add_document(b"policy"),
+        "fact": lambda transaction: transaction.put("cursor", b"shop", b"7"),
         "forget": lambda transaction: transaction.forget({"user": {0: Forgotten()}}),
         "create": lambda transaction: transaction.create(Head(log="admin", origin="other")),
         "purge": lambda transaction: transaction.purge("user", 256),
@@ -387,6 +388,7 @@ $$
         *((f"{step}", "AFTER INSERT") for step in ("tail", "tile", "tile_columns", "block")),
         ("vault", "AFTER INSERT"),
         ("document", "AFTER INSERT"),
+        ("fact", "AFTER INSERT"),
         ("tail", "AFTER DELETE"),
         ("log", "BEFORE UPDATE"),
         ("log", "AFTER UPDATE"),
@@ -407,6 +409,7 @@ def test_a_server_process_that_ends_within_a_transaction_leaves_nothing_of_it(
     def write() -> None:
         with store.write() as transaction:
             transaction.add_document(b"policy")
+            transaction.put("cursor", b"shop", b"7")
             place(transaction, 500)
 
     with pytest.raises(StoreError):
@@ -446,7 +449,7 @@ def test_a_server_process_that_ends_at_commit_leaves_all_or_nothing(
 
 
 def _contents(connection: psycopg.Connection[Any]) -> dict[str, list[Any]]:
-    tables = ("log", "tail", "tile", "tile_columns", "block", "vault", "document", "writer")
+    tables = ("log", "tail", "tile", "tile_columns", "block", "vault", "document", "fact", "writer")
     return {
         name: connection.execute(f"TABLE indelible.{name} ORDER BY 1".encode()).fetchall()
         for name in tables
@@ -555,6 +558,24 @@ def test_the_mark_says_what_was_committed_last(
         store._move_mark(older)  # noqa: SLF001 - as another process that was overtaken does
 
     assert 7 == Mark(mark).read()["user"].size
+
+
+# ---- Facts ----
+
+
+def test_any_number_of_facts_is_read_in_order(
+    opened: Callable[[], PostgresqlStore],
+) -> None:
+    """However many there are, each comes once, and in the order of the keys."""
+    store = opened()
+    keys = sorted(b"%d\x00" % number for number in range(600))
+    with store.write() as transaction:
+        for key in keys:
+            transaction.put("token", key, b"")
+
+    with store.read() as view:
+        assert keys == [key for key, _ in view.facts("token")]
+        assert keys[7:560] == [key for key, _ in view.facts("token", keys[7], keys[560])]
 
 
 # ---- Many segments ----
@@ -708,6 +729,9 @@ def test_who_ingests_can_add_and_read(
         add(store, 200)
         add(store, 200)
         _custody(store)
+        for value in (b"1", b"2", None):
+            with store.write() as transaction:
+                transaction.put("cursor", b"shop", value)
 
         assert 400 == size(store)
 

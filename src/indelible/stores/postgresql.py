@@ -51,7 +51,7 @@ from indelible.stores.postgresql_connections import (
     translated,
 )
 from indelible.stores.postgresql_schema import check, refuse_newer
-from indelible.stores.postgresql_view import View
+from indelible.stores.postgresql_view import View, read_fact
 from indelible.stores.sqlite_layout import (
     SPANS,
     join_spans,
@@ -503,6 +503,28 @@ class _Transaction:
             sha256(data).digest(),
             data,
         )
+
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        return read_fact(self._connection, kind, key)
+
+    def put(self, kind: str, key: bytes, value: bytes | None) -> None:
+        self._guard()
+        if value is None:
+            change(
+                self._connection,
+                "DELETE FROM indelible.fact WHERE kind = %s AND key = %s",
+                kind,
+                key,
+            )
+        else:
+            change(
+                self._connection,
+                "INSERT INTO indelible.fact VALUES (%s, %s, %s)"
+                " ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value",
+                kind,
+                key,
+                value,
+            )
 
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
         self._guard()

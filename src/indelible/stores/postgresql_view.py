@@ -160,6 +160,32 @@ class View:
         )
         return found[0][0] if found else None
 
+    def fact(self, kind: str, key: bytes) -> bytes | None:
+        """Return a fact; see `indelible.store.View.fact`."""
+        return read_fact(self._connection, kind, key)
+
+    def facts(
+        self, kind: str, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield facts; see `indelible.store.View.facts`."""
+        begin = first
+        while True:
+            found = rows(
+                self._connection,
+                "SELECT key, value FROM indelible.fact WHERE kind = %s AND key >= %s"
+                " AND (%s::bytea IS NULL OR key < %s) ORDER BY key LIMIT %s",
+                kind,
+                begin,
+                last,
+                last,
+                _MOST_ROWS,
+            )
+            yield from found
+            if len(found) < _MOST_ROWS:
+                return
+            # The least key after it.
+            begin = found[-1][0] + b"\x00"
+
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
         """Yield tiles; see `indelible.store.View.tiles`."""
         head = self._heads[log]
@@ -595,6 +621,14 @@ class View:
             start + begin,
             start + end,
         )
+
+
+def read_fact(connection: Connection, kind: str, key: bytes) -> bytes | None:
+    """Return a fact; see `indelible.store.View.fact`."""
+    found = rows(
+        connection, "SELECT value FROM indelible.fact WHERE kind = %s AND key = %s", kind, key
+    )
+    return found[0][0] if found else None
 
 
 def _hash(hashes: bytes, place: int) -> bytes:

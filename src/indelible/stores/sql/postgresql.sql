@@ -115,6 +115,14 @@ CREATE TABLE indelible.rotation (
     note bytea NOT NULL
 );
 
+-- What the trail has to remember beside its logs, and may change; no proof rests on it.
+CREATE TABLE indelible.fact (
+    kind  text COLLATE "C" NOT NULL,
+    key   bytea NOT NULL,
+    value bytea NOT NULL,
+    PRIMARY KEY (kind, key)
+);
+
 -- Hashes and what is compressed already are not compressed again.
 ALTER TABLE indelible.tail ALTER leaves SET STORAGE EXTERNAL;
 ALTER TABLE indelible.tile ALTER leaves SET STORAGE EXTERNAL;

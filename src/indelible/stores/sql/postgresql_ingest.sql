@@ -10,5 +10,7 @@ GRANT UPDATE (epoch) ON indelible.writer TO {role};
 GRANT UPDATE (size, edge, last_leaf, recorded_at, checkpoint) ON indelible.log TO {role};
 -- A tail becomes a tile; what a tile is found by becomes a finding.
 GRANT DELETE ON indelible.tail, indelible.tile_columns TO {role};
+-- Facts are what may change.
+GRANT INSERT, UPDATE, DELETE ON indelible.fact TO {role};
 GRANT EXECUTE ON FUNCTION indelible.make_room, indelible.purge,
     indelible.drop_findings TO {role};
