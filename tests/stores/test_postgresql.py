@@ -626,7 +626,8 @@ def _objects(url: str) -> list[tuple[Any, ...]]:
         return connection.execute(
             """
             SELECT 'column', table_schema, table_name, column_name, data_type, is_nullable,
-                column_default, attstorage::text, reloptions::text, relkind::text
+                column_default, attstorage::text || coalesce(attstattarget, -1), reloptions::text,
+                relkind::text
             FROM information_schema.columns
             JOIN pg_class ON oid = format('%I.%I', table_schema, table_name)::regclass
             JOIN pg_attribute ON attrelid = pg_class.oid AND attname = column_name

@@ -109,6 +109,9 @@ def template(postgresql_18: StoreServer) -> str:
         add(made, range(start, min(start + 4_000, SIZE)))
     close_segments(made)
     made.close()
+    with connected(url) as connection:
+        # As the server does by itself after a while: it takes samples of all columns.
+        connection.execute("ANALYZE")
     return url
 
 
@@ -221,6 +224,16 @@ def test_whatever_hides_entries_is_found(store: PostgresqlStore, change: str, wh
 
     with pytest.raises(Damaged, match=what):
         check(store)
+
+
+def test_the_server_keeps_samples_of_no_value(store: PostgresqlStore) -> None:
+    """What its planner remembers of columns would outlive the rows that are deleted."""
+    with connected(store.url) as connection:
+        sampled = connection.execute(
+            "SELECT tablename, attname FROM pg_stats WHERE schemaname LIKE 'indelible%'"
+        ).fetchall()
+
+    assert [] == sampled
 
 
 def test_what_is_forgotten_is_in_no_file_of_a_table(store: PostgresqlStore) -> None:

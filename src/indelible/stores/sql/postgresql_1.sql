@@ -122,6 +122,23 @@ ALTER TABLE indelible.tile_columns ALTER columns SET STORAGE EXTERNAL;
 ALTER TABLE indelible.block ALTER data SET STORAGE EXTERNAL;
 ALTER TABLE indelible.vault ALTER row SET STORAGE EXTERNAL;
 
+-- Keep no samples of the values of a table: the server takes some of each column for its
+-- planner, into a table of its own, where they would outlive what is deleted here. All that
+-- is looked up is found by its key, for which the planner needs none.
+CREATE FUNCTION indelible.sample_nothing(name regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    each text;
+BEGIN
+    FOR each IN SELECT attname FROM pg_attribute
+        WHERE attrelid = name AND attnum > 0 AND NOT attisdropped
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER %I SET STATISTICS 0', name, each);
+    END LOOP;
+END
+$$;
+
 -- Make the tables of one segment, where there are none. It is the owner who makes them,
 -- whoever asks for it.
 CREATE FUNCTION indelible.make_room(log bigint, segment bigint) RETURNS void
@@ -141,6 +158,7 @@ BEGIN
         EXECUTE format(
             'ALTER TABLE indelible.%I ATTACH PARTITION indelible.%I FOR VALUES FROM (%s) TO (%s)',
             parent, child, (log << 40) + segment * width, (log << 40) + (segment + 1) * width);
+        PERFORM indelible.sample_nothing(to_regclass('indelible.' || child));
     END LOOP;
 END
 $$;
@@ -171,5 +189,6 @@ END
 $$;
 
 -- Nobody calls these but whom it was granted to.
+REVOKE ALL ON FUNCTION indelible.sample_nothing(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION indelible.make_room(bigint, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION indelible.rewrite(bigint, bigint) FROM PUBLIC;

@@ -5,3 +5,6 @@ CREATE TABLE indelible.fact (
     value bytea NOT NULL,
     PRIMARY KEY (kind, key)
 );
+
+SELECT indelible.sample_nothing(oid) FROM pg_class
+    WHERE relnamespace::regnamespace::text LIKE 'indelible%' AND relkind IN ('r', 'p');
