@@ -20,8 +20,8 @@ PASSWORD = "correct@horse/7"  # noqa: S105 - one that must not be shown
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[Server]:
-    """A server that syncs to its disk."""
-    with server(18, durable=True) as running:
+    """A server that says that it syncs to its disk."""
+    with server(18, synced=True) as running:
         yield running
 
 

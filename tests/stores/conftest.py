@@ -20,22 +20,16 @@ class StoreServer:
 
     def __init__(self, running: Server) -> None:
         self.running = running
+        self._empty = running.database()
+        create(self._empty)
 
     def store(self) -> str:
         """Return the URL of a database with an empty store."""
-        url = self.running.database()
-        create(url)
-        return url
+        return self.copy(self._empty)
 
     def copy(self, url: str) -> str:
         """Return the URL of a copy of a database that nobody is connected to."""
-        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
-        made = self.running.database()
-        other = psycopg.conninfo.conninfo_to_dict(made)["dbname"]
-        with connected(made.replace(f"/{other}?", "/postgres?")) as connection:
-            connection.execute(f'DROP DATABASE "{other}"')
-            connection.execute(f'CREATE DATABASE "{other}" TEMPLATE "{name}"')
-        return made
+        return self.running.database(str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
 
 
 @contextmanager

@@ -459,7 +459,7 @@ def _contents(connection: psycopg.Connection[Any]) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("step", ["between", "before the change", "before the commit"])
 def test_a_server_that_was_stopped_and_started_has_all_that_it_confirmed(step: str) -> None:
     """What was confirmed before a server went down is there when it is back, and no more."""
-    with server(18, durable=True) as running:
+    with server(18, synced=True) as running:
         url = StoreServer(running).store()
         with closing(PostgresqlStore(url)) as store:
             with store.write() as transaction:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[Server]:
-    """A server that syncs to its disk."""
-    with server(18, durable=True) as running:
+    """A server that says that it syncs to its disk."""
+    with server(18, synced=True) as running:
         yield running
 
 
