@@ -68,6 +68,12 @@ def change(connection: Connection, query: str, *values: Any) -> int:
     return connection.execute(query, values).rowcount
 
 
+def change_each(connection: Connection, query: str, given: Sequence[Sequence[Any]]) -> None:
+    """Execute a statement for each of the values *given*, and wait once for all."""
+    with connection.cursor() as cursor:
+        cursor.executemany(query, given)
+
+
 def copy(
     connection: Connection, table: str, columns: Sequence[str], given: Sequence[Sequence[Any]]
 ) -> None:

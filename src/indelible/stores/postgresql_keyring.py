@@ -20,6 +20,7 @@ from indelible.policy import FieldClass
 from indelible.stores.postgresql_connections import (
     Connections,
     change,
+    change_each,
     commit,
     rows,
     translated,
@@ -110,26 +111,23 @@ class PostgresqlKeyring:
                 of the KEK than the newest.
         """
         with self._writing() as connection:
-            for key in keks:
-                _take(connection, "kek", key.version, key.kind, key.wrapped, key.created_at)
+            for kek in keks:
+                _take(connection, "kek", kek.version, kek.kind, kek.wrapped, kek.created_at)
             for each in index_keys:
                 _check_newest(connection, each.kek)
                 _take(connection, "index_key", each.number, each.kek, each.wrapped, each.created_at)
             added = list(data_keys)
             for version in {key.kek for key in added}:
                 _check_newest(connection, version)
-            for key_ in added:
-                change(
-                    connection,
-                    "INSERT INTO indelible_keyring.data_key VALUES (%s, %s, %s, %s, %s, %s)"
-                    " ON CONFLICT DO NOTHING",
-                    key_.id,
-                    key_.subject,
-                    key_.class_.value,
-                    key_.month,
-                    key_.kek,
-                    key_.wrapped,
-                )
+            change_each(
+                connection,
+                "INSERT INTO indelible_keyring.data_key VALUES (%s, %s, %s, %s, %s, %s)"
+                " ON CONFLICT DO NOTHING",
+                [
+                    (key.id, key.subject, key.class_.value, key.month, key.kek, key.wrapped)
+                    for key in added
+                ],
+            )
 
     def rewrap(
         self,
@@ -150,13 +148,12 @@ class PostgresqlKeyring:
             ):
                 for version in {row[0] for row in given}:
                     _check_newest(connection, version)
-                for row in given:
-                    change(
-                        connection,
-                        f"UPDATE indelible_keyring.{table} SET kek = %s, wrapped = %s"  # noqa: S608 - names of ours
-                        f" WHERE {column} = %s",
-                        *row,
-                    )
+                change_each(
+                    connection,
+                    f"UPDATE indelible_keyring.{table} SET kek = %s, wrapped = %s"  # noqa: S608 - names of ours
+                    f" WHERE {column} = %s",
+                    given,
+                )
 
     def destroy(
         self,
