@@ -24,12 +24,12 @@ from indelible.kek import KeyFile, Passphrase
 from indelible.keyring import Erasure, Keyring, WrappedKek, networks_of, subject_number
 from indelible.policy import FieldClass
 from indelible.stores.postgresql_keyring import PostgresqlKeyring
-from indelible.stores.postgresql_schema import create
 from indelible.stores.sqlite_keyring import SqliteKeyring
 from indelible.terms import Field, field_of
 from indelible.testing import FrozenClock
-from tests.postgres import Server, server
+from tests.postgres import server
 from tests.raw import files_with
+from tests.stores.conftest import StoreServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -222,10 +222,10 @@ def keeper() -> Plain:
 
 
 @pytest.fixture(scope="module")
-def postgresql() -> Iterator[Server]:
+def postgresql() -> Iterator[StoreServer]:
     """A real server."""
     with server(18) as running:
-        yield running
+        yield StoreServer(running)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -237,9 +237,8 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[]
         return
     made: list[SqliteKeyring | PostgresqlKeyring] = []
     if request.param == "postgresql":
-        running: Server = request.getfixturevalue("postgresql")
-        url = running.database()
-        create(url)
+        running: StoreServer = request.getfixturevalue("postgresql")
+        url = running.store()
     else:
         SqliteKeyring(tmp_path).create()
 
@@ -505,11 +504,10 @@ def test_what_was_destroyed_is_in_no_file(
 
 
 def test_what_was_destroyed_is_in_no_file_of_the_database(
-    postgresql: Server, keeper: Plain, clock: FrozenClock
+    postgresql: StoreServer, keeper: Plain, clock: FrozenClock
 ) -> None:
     """A database keeps what was deleted until a table is written anew, and so it is."""
-    url = postgresql.database()
-    create(url)
+    url = postgresql.store()
     with closing(Keyring(PostgresqlKeyring(url), keeper, now=clock)) as keyring:
         keyring.create()
         alice, bob = kept(keyring, ALICE, BOB)

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_EMPTY = """
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN SELECT inhrelid::regclass::text FROM pg_inherits
+        JOIN pg_class ON oid = inhrelid WHERE relkind = 'r'
+    LOOP
+        EXECUTE 'DROP TABLE ' || name;
+    END LOOP;
+    TRUNCATE indelible.log, indelible.tail, indelible.tile, indelible.tile_columns,
+        indelible.segment, indelible.document, indelible.rotation, indelible.fact;
+END
+$$
+"""
+
+
 class StoreServer:
     """A server, and databases in it with the tables of a store."""
 
@@ -22,10 +39,21 @@ class StoreServer:
         self.running = running
         self._empty = running.database()
         create(self._empty)
+        self._used = self.store()
 
     def store(self) -> str:
         """Return the URL of a database with an empty store."""
         return self.copy(self._empty)
+
+    def emptied(self) -> str:
+        """
+        Return the URL of a database that this returns each time, its store made empty.
+
+        Faster than another one, for who does not mind: nobody else is connected to it.
+        """
+        with connected(self._used) as connection:
+            connection.execute(_EMPTY)
+        return self._used
 
     def copy(self, url: str) -> str:
         """Return the URL of a copy of a database that nobody is connected to."""

@@ -50,7 +50,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     elif request.param == "sqlite":
         made = SqliteStore(tmp_path, create=True)
     else:
-        made = PostgresqlStore(request.getfixturevalue(request.param).store(), synced=False)
+        made = PostgresqlStore(request.getfixturevalue(request.param).emptied(), synced=False)
     with made.write() as transaction:
         transaction.create(Head(log="user", origin=KEY.name))
         transaction.create(Head(log="admin", origin=ADMIN.name))

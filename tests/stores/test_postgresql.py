@@ -42,10 +42,14 @@ KEY = SigningKey.from_seed("audit.example.com/user", bytes(range(32)))
 CUSTODY = SigningKey.from_seed("audit.example.com/custody", bytes(range(1, 33)))
 
 
-@pytest.fixture(params=["postgresql_16", "postgresql_18"])
+BOTH = pytest.mark.parametrize("url", ["postgresql_16", "postgresql_18"], indirect=True)
+"""For what each version of PostgreSQL does in its own way."""
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store."""
-    running: StoreServer = request.getfixturevalue(request.param)
+    running: StoreServer = request.getfixturevalue(getattr(request, "param", "postgresql_18"))
     return running.store()
 
 
@@ -321,6 +325,7 @@ def test_a_commit_whose_answer_was_lost_is_found(
     assert 1 == size(store)
 
 
+@BOTH
 def test_a_commit_that_was_not_waited_for_is_uncertain(
     opened: Callable[[], PostgresqlStore], url: str
 ) -> None:
@@ -488,6 +493,7 @@ def test_a_server_that_was_stopped_and_started_has_all_that_it_confirmed(step: s
 # ---- What the server must keep ----
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("setting", "standbys"),
     [("off", ""), ("local", "standby")],
@@ -581,6 +587,7 @@ def test_any_number_of_facts_is_read_in_order(
 # ---- Many segments ----
 
 
+@BOTH
 def test_a_transaction_locks_the_tables_of_its_segments_alone(
     opened: Callable[[], PostgresqlStore], url: str
 ) -> None:
@@ -651,9 +658,11 @@ def _objects(url: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-def test_the_migrations_lead_to_the_schema(postgresql_18: StoreServer) -> None:
+@pytest.mark.parametrize("version", ["postgresql_16", "postgresql_18"])
+def test_the_migrations_lead_to_the_schema(request: pytest.FixtureRequest, version: str) -> None:
     """A database that was brought up to date step by step is like one that was made now."""
-    made, migrated = postgresql_18.store(), postgresql_18.running.database()
+    running: StoreServer = request.getfixturevalue(version)
+    made, migrated = running.store(), running.running.database()
 
     assert postgresql_schema.VERSION == postgresql_schema.migrate(migrated)
     assert 0 == postgresql_schema.migrate(migrated)
