@@ -85,9 +85,15 @@ EDGES = {
 }
 
 COMPOSITION = {
-    "creation": {"stores.sqlite", "stores.sqlite_keyring"},
-    "trust": {"stores.sqlite_check"},
-    "trail": {"stores.sqlite", "sinks.directory"},
+    "creation": {
+        "stores.sqlite",
+        "stores.sqlite_keyring",
+        "stores.postgresql",
+        "stores.postgresql_keyring",
+        "stores.postgresql_schema",
+    },
+    "trust": {"stores.sqlite_check", "stores.postgresql_check"},
+    "trail": {"sinks.directory"},
     "keepers": {"kms.aws"},
     "backup": {"stores.sqlite", "stores.sqlite_keyring"},
     "importing": {"sources"},

@@ -33,6 +33,7 @@ from indelible.policy import Approvals, FieldClass, FieldRule, Governance, Perso
 from indelible.seal import seal
 from indelible.segment import SEGMENT
 from indelible.store import Forgotten
+from indelible.stores.sqlite import SqliteStore
 from indelible.terms import Field
 from indelible.writer import Pending
 from tests.raw import files_with
@@ -640,6 +641,7 @@ def test_an_erasure_reaches_closed_segments(closed: Path) -> None:
     with indelible.open(closed) as trail:
         with trail.store.read() as view:
             (segment,) = view.segments("user")
+        assert isinstance(trail.store, SqliteStore)
         data = trail.store.segment_path(segment).read_bytes()
         places = [("user", at) for at in (5, 300, 65_535, SEGMENT + 2)]
         needles = remains(trail, "user:alice", places)

@@ -11,9 +11,11 @@ import threading
 from base64 import b64encode
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -21,13 +23,16 @@ from indelible.errors import IndelibleError, KeyUnavailable, Moved, StoreError
 from indelible.kek import KeyFile, Passphrase
 from indelible.keyring import Erasure, Keyring, WrappedKek, networks_of, subject_number
 from indelible.policy import FieldClass
+from indelible.stores.postgresql_keyring import PostgresqlKeyring
 from indelible.stores.sqlite_keyring import SqliteKeyring
 from indelible.terms import Field, field_of
 from indelible.testing import FrozenClock
+from tests.postgres import server
+from tests.raw import files_with
+from tests.stores.conftest import StoreServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from indelible.keyring import DataKey, KeyStore, WrappedDataKey, WrappedIndexKey
 
@@ -216,18 +221,31 @@ def keeper() -> Plain:
     return Plain()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[StoreServer]:
+    """A real server."""
+    with server(18) as running:
+        yield StoreServer(running)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], KeyStore]]:
     """Return what opens the one store once more, as another process does."""
     if request.param == "memory":
         memory = MemoryKeys()
         yield lambda: memory
         return
-    SqliteKeyring(tmp_path).create()
-    made: list[SqliteKeyring] = []
+    made: list[SqliteKeyring | PostgresqlKeyring] = []
+    if request.param == "postgresql":
+        running: StoreServer = request.getfixturevalue("postgresql")
+        url = running.store()
+    else:
+        SqliteKeyring(tmp_path).create()
 
-    def opened() -> SqliteKeyring:
-        made.append(SqliteKeyring(tmp_path))
+    def opened() -> KeyStore:
+        made.append(
+            PostgresqlKeyring(url) if request.param == "postgresql" else SqliteKeyring(tmp_path)
+        )
         return made[-1]
 
     yield opened
@@ -483,6 +501,34 @@ def test_what_was_destroyed_is_in_no_file(
 
 
 # ---- Rotation of the KEK ----
+
+
+def test_what_was_destroyed_is_in_no_file_of_the_database(
+    postgresql: StoreServer, keeper: Plain, clock: FrozenClock
+) -> None:
+    """A database keeps what was deleted until a table is written anew, and so it is."""
+    url = postgresql.store()
+    with closing(Keyring(PostgresqlKeyring(url), keeper, now=clock)) as keyring:
+        keyring.create()
+        alice, bob = kept(keyring, ALICE, BOB)
+        with closing(PostgresqlKeyring(url)) as other:
+            wrapped = {key.id: key.wrapped for key in other.data_keys([alice.id])}
+        with psycopg.connect(url, autocommit=True) as connection:
+            (folder,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+            (number,) = connection.execute(
+                "SELECT oid FROM pg_database WHERE datname = current_database()"
+            ).fetchone() or (0,)
+            files = Path(folder) / "base" / str(number)
+            # As the server does by itself after a while: it takes samples of all columns.
+            connection.execute("ANALYZE")
+            connection.execute("CHECKPOINT")
+            assert files_with(files, [wrapped[alice.id]])
+
+            keyring.destroy([alice.id])
+
+            connection.execute("CHECKPOINT")
+            assert [] == files_with(files, [wrapped[alice.id], alice.id])
+        assert opens(keyring, bob)
 
 
 def test_a_rotation_wraps_all_keys_anew(ring: Callable[..., Keyring], keeper: Plain) -> None:

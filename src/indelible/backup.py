@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from indelible.keyring import Keyring
     from indelible.keys import Signer
     from indelible.seal import Sealed
-    from indelible.store import View
+    from indelible.store import Store, View
     from indelible.stores.sqlite import SqliteStore
     from indelible.stores.sqlite_keyring import SqliteKeyring
     from indelible.trail import Trail
@@ -92,10 +92,11 @@ def backup(trail: Trail, target: Path | str, *, with_keys: bool = True) -> dict[
         The size of each log in the copy.
 
     Raises:
-        CallerError: *target* exists and is not empty.
+        CallerError: *target* exists and is not empty, or the trail is kept in a database.
         StoreError: It cannot be written.
     """
     target = Path(target)
+    _files(trail.store)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CallerError(f"{target}: exists and is not empty")
     aside = target.with_name(f".{target.name}.partial")
@@ -142,6 +143,21 @@ def _standing_still(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _files(store: Store) -> SqliteStore:
+    """Return *store* as one of files, which can be copied."""
+    from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
+
+    if not isinstance(store, SqliteStore):
+        raise CallerError(_IN_A_DATABASE)
+    return store
+
+
+_IN_A_DATABASE = (
+    "backup: the trail is kept in a database, which has backups of its own (pg_basebackup,"
+    " pg_dump); found no files to copy"
+)
+
+
 def _copy_segments(trail: Trail, aside: Path, heads: Iterable[str]) -> None:
     copy = open_store(aside)
     try:
@@ -152,7 +168,7 @@ def _copy_segments(trail: Trail, aside: Path, heads: Iterable[str]) -> None:
     for segment in segments:
         vault = trail.path / "vault" / segment.log
         beside = [vault / f"{segment.number:06d}{end}" for end in _VAULT_FILES]
-        for source in (trail.store.segment_path(segment), *filter(Path.exists, beside)):
+        for source in (_files(trail.store).segment_path(segment), *filter(Path.exists, beside)):
             copied = aside / source.relative_to(trail.path)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, copied)
@@ -243,7 +259,7 @@ def _copy_head(trail: Trail, aside: Path, keys: Path | None) -> dict[str, Head]:
     for _ in range(_ATTEMPTS):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700, parents=True)
-        trail.store.backup(aside / "head.db")
+        _files(trail.store).backup(aside / "head.db")
         with suppress(FileNotFoundError, shutil.Error):  # a key that is being rotated
             if keys is not None and keys.is_dir():
                 shutil.copytree(keys, aside / "keys")
@@ -301,6 +317,8 @@ def restore(
     """
     source, target = Path(source), Path(target)
     description = describe(source)
+    if description.store is not None:
+        raise CallerError(_IN_A_DATABASE)
     pins = Pins(description.id)
     seen = [dict(known or {}), _remembered(pins), _left(target, description.id)]
     if not target.exists():
@@ -314,7 +332,7 @@ def restore(
         if keys is not None:
             shutil.copytree(Path(keys), aside / "keys", dirs_exist_ok=True)
         _take_keyring(aside, target, description.id, None if keyring is None else Path(keyring))
-        store = open_store(aside)
+        store = _files(open_store(aside))
         try:
             lost = _succeed(store, aside, description.id, description.origin, seen, pins)
             _repeat_erasures(store, aside, description, keeper)

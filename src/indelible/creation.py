@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from indelible.kek import KeyEncryption
     from indelible.policy import Policy
+    from indelible.stores.postgresql import PostgresqlStore
     from indelible.stores.sqlite import SqliteStore
 
 FORMAT = 1
@@ -53,14 +54,27 @@ _MARKER = "trail.json.creating"
 _ORIGIN = re.compile(r"[^\s+/\x00-\x1f]+(/[^\s+/\x00-\x1f]+)*\Z")
 
 
-class Description(msgspec.Struct, forbid_unknown_fields=True):
-    """What ``trail.json`` holds; a newer format may hold more, so the version is read first."""
+class Description(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """
+    What ``trail.json`` holds; a newer format may hold more, so the version is read first.
+
+    Attributes:
+        store: URL of the database that holds the logs and the keyring; none where the
+            directory does. It may move, so the custody stream does not name it.
+    """
 
     format: int
     id: str
     origin: str
     keys: str
     created_at: str
+    store: str | None = None
+
+    def said(self) -> dict[str, Any]:
+        """Return what the custody stream says of the trail."""
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if name != "store"
+        }
 
 
 def create(
@@ -70,6 +84,7 @@ def create(
     keys: Path | None,
     policy: Policy,
     keeper: KeyEncryption | None = None,
+    store: str | None = None,
 ) -> None:
     """
     Make a trail in the directory *path*, which is missing or empty; see `Trail.create`.
@@ -86,7 +101,7 @@ def create(
     with system_errors(path):
         _make_directory(path)
         with _creating(path) as marker:
-            _make(path, marker, origin, keys, policy, keeper)
+            _make(path, marker, origin, keys, policy, keeper, store)
 
 
 def default_origin(path: Path) -> str:
@@ -131,35 +146,87 @@ def _make_directory(path: Path) -> None:
             sync_directory(directory.parent)
 
 
-def open_store(path: Path, *, create: bool = False, aside: bool = False) -> SqliteStore:
+def open_store(
+    path: Path, *, create: bool = False, aside: bool = False, url: str | None = None
+) -> SqliteStore | PostgresqlStore:
     """
     Open the store of the trail at *path*.
 
+    Args:
+        url: Of its database, where ``trail.json`` does not say it yet.
+
     Raises:
-        NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`.
+        NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`
+            and `PostgresqlStore`.
+        CallerError: To *create*, and the database holds a trail.
     """
     # Imported here: the package itself loads no database driver.
+    if url := url or store_of(path):
+        from indelible.stores import postgresql, postgresql_schema  # noqa: PLC0415
+
+        if create:
+            postgresql_schema.migrate(url)
+        store = postgresql.PostgresqlStore(url, mark=path / "mark")
+        with store.read() as view:
+            found = create and view.heads()
+        if found:
+            store.close()
+            # Not as where another process was faster: it is not the one of this directory.
+            raise CallerError(
+                f"{path}: the database of its store holds another trail already, or one whose"
+                " creation failed"
+            )
+        return store
     from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(path, create=create, aside=aside)
 
 
+def store_of(path: Path) -> str | None:
+    """Return the URL of the database of the trail at *path*, if it has one."""
+    with suppress(NotATrail):
+        return describe(path).store
+    return None
+
+
 def open_keyring(
-    path: Path, keys: Path, keeper: KeyEncryption | None, *, create: bool = False
+    path: Path,
+    keys: Path,
+    keeper: KeyEncryption | None,
+    *,
+    create: bool = False,
+    url: str | None = None,
 ) -> Keyring:
     """
     Open the keyring of the trail at *path*.
 
     Args:
         keys: The directory of key files, where no other *keeper* is given.
+        url: Of its database, where ``trail.json`` does not say it yet.
+
+    Raises:
+        CallerError: To *create*, and the database holds a keyring.
     """
     # Imported here: the package itself loads no database driver.
+    keeper = keeper_of(keys) if keeper is None else keeper
+    if url := url or store_of(path):
+        from indelible.stores.postgresql_keyring import PostgresqlKeyring  # noqa: PLC0415
+
+        in_database = PostgresqlKeyring(url)
+        if create and in_database.keks():
+            in_database.close()
+            # Its keys are wrapped under one that this trail has not, or perhaps nobody.
+            raise CallerError(
+                f"{path}: the database of its store holds the keyring of another trail, or of one"
+                " whose creation failed"
+            )
+        return Keyring(in_database, keeper)
     from indelible.stores.sqlite_keyring import SqliteKeyring  # noqa: PLC0415
 
     store = SqliteKeyring(path)
     if create:
         store.create()
-    return Keyring(store, keeper_of(keys) if keeper is None else keeper)
+    return Keyring(store, keeper)
 
 
 def being_created(path: Path) -> bool:
@@ -198,6 +265,7 @@ def _make(  # noqa: PLR0917 - as `create`
     keys: Path | None,
     policy: Policy,
     keeper: KeyEncryption | None,
+    url: str | None,
 ) -> None:
     trail_id = uuid7(time.time_ns(), os.urandom(10))
     directory = path / "keys" if keys is None else keys
@@ -215,22 +283,23 @@ def _make(  # noqa: PLR0917 - as `create`
         origin=origin,
         keys="keys" if keys is None else str(keys.absolute()),
         created_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        store=url,
     )
     signers = {}
     for stream in policy.streams:
         key = SigningKey.generate(f"{origin}/{stream}")
         write_key(directory / f"{stream}.key", key)
         signers[stream] = key
-    store = open_store(path, create=True)
+    store = open_store(path, create=True, url=url)
     try:
-        with closing(open_keyring(path, directory, keeper, create=True)) as keyring:
+        with closing(open_keyring(path, directory, keeper, create=True, url=url)) as keyring:
             keyring.create()
         with store.write() as transaction:
             transaction.add_document(policies.text_of(policy))
             for stream, key in signers.items():
                 transaction.create(Head(log=stream, origin=key.name))
             events = [
-                own_event(trail_id, "trail.create", **msgspec.structs.asdict(description)),
+                own_event(trail_id, "trail.create", **description.said()),
                 *(
                     own_event(trail_id, "key.create", log=stream, key=key.verifier.to_text())
                     for stream, key in signers.items()

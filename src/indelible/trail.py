@@ -88,8 +88,7 @@ if TYPE_CHECKING:
     from indelible.removal import Done
     from indelible.retention import Hold
     from indelible.rights import Caller
-    from indelible.store import Head, View
-    from indelible.stores.sqlite import SqliteStore
+    from indelible.store import Head, Store, View
     from indelible.subject import Answer
     from indelible.verdict import Verdict
 
@@ -131,7 +130,7 @@ class Trail:
         self.vault = Vault(keyring, self.origin)
         # Read before the head, or a commit between the two would look like a rollback.
         known = _known(path, self.id) if check else {}
-        self.store: SqliteStore = open_store(path, aside=closing == "process")
+        self.store: Store = open_store(path, aside=closing == "process")
         try:
             if check:
                 with self.store.read() as view:
@@ -188,6 +187,7 @@ class Trail:
         keys: Path | str | None = None,
         policy: Policy | None = None,
         keeper: KeyEncryption | None = None,
+        store: str | None = None,
     ) -> Trail:
         """
         Make a trail in the directory *path*, which is missing or empty, and open it.
@@ -202,6 +202,8 @@ class Trail:
             policy: What it captures; by default `indelible.document.default`.
             keeper: Who keeps the key of the vault's keys; by default a file beside the
                 signing keys.
+            store: Where logs and keyring are kept, ``postgresql://…``; by default in
+                the directory.
 
         Raises:
             AlreadyATrail: There is a trail already.
@@ -220,6 +222,7 @@ class Trail:
             keys=None if keys is None else Path(keys),
             policy=policy,
             keeper=keeper,
+            store=store,
         )
         return cls(path, keeper=keeper)
 
@@ -881,6 +884,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     role: str = OWNER,
     case: str | None = None,
     purpose: str | None = None,
+    store: str | None = None,
 ) -> Trail:
     """
     Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
@@ -900,6 +904,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
             keys, so here a role is a preview of what it would see.
         case: What the reader works on; masked identities become pseudonyms within it.
         purpose: Why values are opened, in words.
+        store: For a trail that is made, see `Trail.create`.
 
     Raises:
         NotATrail: There is none (``r``), or the directory holds something else.
@@ -923,7 +928,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         )
     if missing:
         with suppress(AlreadyATrail):  # another process was faster
-            Trail.create(path, origin=origin, policy=policy, keeper=keeper).close()
+            Trail.create(path, origin=origin, policy=policy, keeper=keeper, store=store).close()
     return Trail(
         path,
         policy=policy,

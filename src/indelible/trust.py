@@ -13,11 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from indelible import query
 from indelible.checkpoint import Checkpoint, Rotation
-from indelible.creation import describe, open_store
+from indelible.creation import describe, open_store, store_of
 from indelible.errors import CallerError, Damaged
 from indelible.mark import Known, Mark
 from indelible.note import Note
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from indelible.pins import Pins
     from indelible.store import Store
     from indelible.vault import Vault
+    from indelible.verify import CheckFile
 
 
 def verify(
@@ -57,14 +56,12 @@ def verify(
     Raises:
         CallerError, VerificationError, StoreError: As `Trail.verify`.
     """
-    from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
-
     trusted = _trusted(store, pins, keys)
     verdict = verify_trail(
         partial(open_store, path),
         keys=trusted,
         known=_seen(path, store, pins, trusted, checkpoints),
-        check_file=partial(check_file, path),
+        check_file=_check_file(path),
         jobs=jobs,
         deep=deep,
         progress=progress,
@@ -73,6 +70,17 @@ def verify(
         findings = (*verdict.findings, finding)
         verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
     return verdict if vault is None else _accounted(verdict, store, vault, progress)
+
+
+def _check_file(path: Path) -> CheckFile:
+    """Return what checks closed segments, as the store of the trail at *path* keeps them."""
+    if url := store_of(path):
+        from indelible.stores.postgresql_check import check_segment  # noqa: PLC0415 - below
+
+        return partial(check_segment, url)
+    from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
+
+    return partial(check_file, path)
 
 
 def _accounted(
@@ -140,7 +148,7 @@ def _verify_description(path: Path, store: Store) -> Finding | None:
             raise Damaged("no custody entry says what it was when the trail was made")
         (first,) = query.items(view, CUSTODY, [0])
         said = first.event.data if first.event.action == "trail.create" else None
-        for name, value in msgspec.structs.asdict(describe(path)).items():
+        for name, value in describe(path).said().items():
             if said is None or said.get(name) != value:
                 raise Damaged(f"{name}: found {value!r}, expected what custody entry 0 says")
     return findings[0] if findings else None

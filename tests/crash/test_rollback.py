@@ -14,6 +14,7 @@ from indelible.backup import restore
 from indelible.errors import AlreadyATrail, CallerError, Damaged, NotATrail, Rollback
 from indelible.mark import Known, Mark
 from indelible.merkle import root_at
+from indelible.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ def test_an_emptied_log_is_found(path: Path, log: str) -> None:
     """A log from which everything was removed contradicts mark, pins and custody entries."""
     with indelible.open(path) as trail:
         store = trail.store
+        assert isinstance(store, SqliteStore)
         with store.write() as transaction:
             connection = transaction._connection  # noqa: SLF001 - what an attacker has
             (number,) = connection.execute(
@@ -154,6 +156,7 @@ def test_recording_goes_on_without_a_mark(
 
     with indelible.open(path) as trail:
         sizes = books(trail).sizes
+        assert isinstance(trail.store, SqliteStore)
         assert sizes == {log: known.size for log, known in trail.store.mark().read().items()}
         trail.verify().require()
 

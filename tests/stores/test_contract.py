@@ -24,6 +24,7 @@ from indelible.seal import seal
 from indelible.segment import SEGMENT, TILE
 from indelible.store import Forgotten, Head, Wanted
 from indelible.stores.memory import MemoryStore
+from indelible.stores.postgresql import PostgresqlStore
 from indelible.stores.sqlite import SqliteStore
 from indelible.terms import Field, fingerprint, term
 from indelible.testing import Faulty
@@ -40,10 +41,16 @@ KEY = SigningKey.from_seed("audit.example.com/user", bytes(range(32)))
 ADMIN = SigningKey.from_seed("audit.example.com/admin", bytes(range(1, 33)))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql_16", "postgresql_18"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store of each kind with two empty logs."""
-    made: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path, create=True)
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path, create=True)
+    else:
+        made = PostgresqlStore(request.getfixturevalue(request.param).emptied(), synced=False)
     with made.write() as transaction:
         transaction.create(Head(log="user", origin=KEY.name))
         transaction.create(Head(log="admin", origin=ADMIN.name))

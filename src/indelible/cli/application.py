@@ -32,6 +32,7 @@ from indelible.cli import (
     recording,
     relaying,
     serving,
+    storing,
     tokens,
 )
 from indelible.errors import CallerError, IndelibleError
@@ -89,6 +90,7 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = 
         ("rotate-key", keeping.rotate_key),
         ("backup", keeping.backup),
         ("restore", keeping.restore),
+        ("store", storing.store),
     ),
 }
 

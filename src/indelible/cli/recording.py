@@ -12,6 +12,7 @@ import typer
 
 from indelible.cli import output
 from indelible.cli.arguments import Directory, Json, trail_and_several, trail_of
+from indelible.cli.storing import url_of
 from indelible.errors import CallerError, InvalidEvent, Malformed
 from indelible.recorder import State
 from indelible.trail import Trail
@@ -44,6 +45,15 @@ def init(
             metavar="DIR", help="Where to keep the signing keys. By default in the trail."
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database to keep the logs and the keyring in: postgresql://user@host/name. It is"
+            " written into the trail's directory, so leave a password to PGPASSFILE. By default"
+            " they are in the directory.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """
@@ -53,7 +63,8 @@ def init(
     configuration, so that a trail that was replaced as a whole is noticed here.
     """
     path = trail_of(directory)
-    with Trail.create(path, origin=origin, keys=keys) as trail:
+    url = None if store is None else url_of(store)
+    with Trail.create(path, origin=origin, keys=keys, store=url) as trail:
         pinned, pins = _pins(trail)
         verifiers = {
             stream: trail.signer(stream).verifier.to_text() for stream in trail.policy.streams
