@@ -47,7 +47,7 @@ class _Body(
     """A request's body."""
 
 
-class Problem(_Wire, kw_only=True):
+class Problem(_Wire, frozen=True, kw_only=True):
     """
     An error as RFC 9457 says it.
 
@@ -66,7 +66,7 @@ class Problem(_Wire, kw_only=True):
     expected: int | None = None
 
 
-class Shipment(_Body, kw_only=True):
+class Shipment(_Body, frozen=True, kw_only=True):
     """
     Entries of a producer's log on their way to a collector: ``POST …/entries``.
 
@@ -90,14 +90,14 @@ class Shipment(_Body, kw_only=True):
     policies: tuple[str, ...] = ()
 
 
-class Refused(_Wire, kw_only=True):
+class Refused(_Wire, frozen=True, kw_only=True):
     """An entry that was kept and that the collector says something against."""
 
     index: int
     why: str
 
 
-class ShipmentReceipt(_Wire, kw_only=True):
+class ShipmentReceipt(_Wire, frozen=True, kw_only=True):
     """
     What a collector answers a shipment: all before *size* is under its own checkpoint.
 
@@ -120,7 +120,7 @@ class ShipmentReceipt(_Wire, kw_only=True):
     refused: tuple[Refused, ...] = ()
 
 
-class Standing(_Wire, kw_only=True):
+class Standing(_Wire, frozen=True, kw_only=True):
     """
     What a collector has of a producer's log: ``GET /v1/producers/{origin}``.
 
@@ -149,7 +149,7 @@ class Standing(_Wire, kw_only=True):
     alarm: str | None = None
 
 
-class Enrolment(_Body, kw_only=True):
+class Enrolment(_Body, frozen=True, kw_only=True):
     r"""
     Logs that ask to be producers: ``POST /v1/producers``.
 
@@ -167,14 +167,14 @@ class Enrolment(_Body, kw_only=True):
     stream: str | None = None
 
 
-class Enrolled(_Wire, kw_only=True):
+class Enrolled(_Wire, frozen=True, kw_only=True):
     """The producers that were enrolled; *token* is shown this once, to whoever joined."""
 
     producers: tuple[Standing, ...]
     token: str | None = None
 
 
-class Events(_Body, kw_only=True):
+class Events(_Body, frozen=True, kw_only=True):
     """
     Plain events, which the collector seals: ``POST /v1/events``.
 
@@ -186,7 +186,7 @@ class Events(_Body, kw_only=True):
     events: tuple[msgspec.Raw, ...]
 
 
-class EventResult(_Wire, kw_only=True):
+class EventResult(_Wire, frozen=True, kw_only=True):
     """
     What became of one event.
 
@@ -206,13 +206,13 @@ class EventResult(_Wire, kw_only=True):
     problem: Problem | None = None
 
 
-class EventResults(_Wire, kw_only=True):
+class EventResults(_Wire, frozen=True, kw_only=True):
     """One result for each event, in the order of the request; the answer's status is 207."""
 
     results: tuple[EventResult, ...]
 
 
-class EventCheck(_Wire, kw_only=True):
+class EventCheck(_Wire, frozen=True, kw_only=True):
     """
     What a policy would do with one event.
 
@@ -233,13 +233,13 @@ class EventCheck(_Wire, kw_only=True):
     problem: Problem | None = None
 
 
-class EventChecks(_Wire, kw_only=True):
+class EventChecks(_Wire, frozen=True, kw_only=True):
     """One for each event, in the order of the request."""
 
     results: tuple[EventCheck, ...]
 
 
-class Integrity(_Wire, kw_only=True):
+class Integrity(_Wire, frozen=True, kw_only=True):
     """
     How it can be known that an item is what was recorded.
 
@@ -259,7 +259,7 @@ class Integrity(_Wire, kw_only=True):
     producer: str | None = None
 
 
-class EntryItem(_Wire, kw_only=True):
+class EntryItem(_Wire, frozen=True, kw_only=True):
     """
     One entry of an answer.
 
@@ -285,7 +285,7 @@ class EntryItem(_Wire, kw_only=True):
     disclosures: tuple[msgspec.Raw, ...] = ()
 
 
-class EntryPage(_Wire, kw_only=True):
+class EntryPage(_Wire, frozen=True, kw_only=True):
     """
     A page of entries.
 
@@ -299,7 +299,7 @@ class EntryPage(_Wire, kw_only=True):
     sizes: dict[str, int] = {}
 
 
-class FeedPage(_Wire, kw_only=True):
+class FeedPage(_Wire, frozen=True, kw_only=True):
     """
     A log in its order, without a gap: ``GET /v1/feed/{stream}``.
 
@@ -320,7 +320,7 @@ class FeedPage(_Wire, kw_only=True):
     successor: str | None = None
 
 
-class TokenRequest(_Body, kw_only=True):
+class TokenRequest(_Body, frozen=True, kw_only=True):
     """
     An access token to be issued: ``POST /v1/tokens``.
 
@@ -343,7 +343,7 @@ class TokenRequest(_Body, kw_only=True):
     uses: int | None = None
 
 
-class TokenShown(_Wire, kw_only=True):
+class TokenShown(_Wire, frozen=True, kw_only=True):
     """
     An access token as it may be shown.
 
