@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 KNOWN_FOR = 2.0
 """Seconds after which a token is looked up again; so a revocation holds within that."""
 
-_MOST_KNOWN = 10_000
 _SAVED_UP = 2
 _STRANGERS = 0.1
 """How often somebody who is not known may come, of how often a caller may."""
@@ -66,10 +65,11 @@ class KnownTokens:
 
     Args:
         clock: Seconds, of a clock that is never set back.
+        most: How many of each kind are remembered.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, store: Store, clock: Callable[[], float], *, most: int = 10_000) -> None:
+        self._store, self._clock, self._most = store, clock, most
         self._lock = threading.Lock()
         self._found: dict[str, tuple[AccessToken, float]] = {}
         self._missing: dict[str, float] = {}
@@ -95,20 +95,17 @@ class KnownTokens:
             self._found.pop(token_id, None)
             self._missing.pop(token_id, None)
             if token is None:
-                _bounded(self._missing)[token_id] = now
+                self._missing[token_id] = now
             else:
-                _bounded(self._found)[token_id] = token, now
+                self._found[token_id] = token, now
+            for known in (self._found, self._missing):
+                if len(known) > self._most:
+                    # What was looked up before all others is looked up again, if need be.
+                    del known[next(iter(known))]
         return token
 
     def _is_missing(self, token_id: str) -> bool:
         return self._clock() < self._missing.get(token_id, -math.inf) + KNOWN_FOR
-
-
-def _bounded(known: dict[str, Any]) -> dict[str, Any]:
-    """Return *known* with room for one more: what was looked up first goes."""
-    if len(known) >= _MOST_KNOWN:
-        del known[next(iter(known))]
-    return known
 
 
 class Gate:
