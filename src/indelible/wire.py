@@ -606,3 +606,266 @@ class Consistency(_Wire, frozen=True, kw_only=True):
     first: int
     second: int
     hashes: tuple[str, ...]
+
+
+class PolicyShown(_Wire, frozen=True, kw_only=True):
+    """
+    The policy that a collector is under: ``GET /v1/policy``.
+
+    Attributes:
+        document: Its exact text.
+        digest: SHA-256 of that, in hex.
+    """
+
+    label: str
+    digest: str
+    version: int
+    document: str
+
+
+class PolicyChange(_Body, frozen=True, kw_only=True):
+    """A policy that is to be in force from now on: ``PUT /v1/policy``."""
+
+    document: str
+
+
+class Needed(_Wire, frozen=True, kw_only=True):
+    """Whose consent a policy asks for: of how many, and of whom, by roles or names."""
+
+    n: int
+    of: tuple[str, ...]
+
+
+class PlanShown(_Wire, frozen=True, kw_only=True):
+    """
+    A plan that waits for its approvals.
+
+    Attributes:
+        plan: Base64 of its exact bytes: what people sign the digest of.
+        digest: SHA-256 of these, in hex.
+        entries: How many entries have values that it takes.
+        values: How many values it takes, by class.
+        deferred: How many values it leaves for now, by their ground.
+        in_clear: How many entries name the subject in the log itself, where it stays.
+        approved_by: People whose approvals were handed in.
+    """
+
+    digest: str
+    kind: str
+    plan: str | None = None
+    basis: str
+    requester: str
+    created_at: str
+    not_before: str
+    expires: str
+    entries: int = 0
+    values: dict[str, int] = {}
+    deferred: dict[str, int] = {}
+    in_clear: int = 0
+    needed: Needed
+    approved_by: tuple[str, ...] = ()
+
+
+class ErasureRequest(_Body, frozen=True, kw_only=True):
+    """
+    An erasure to be planned: ``POST /v1/erasures``.
+
+    Attributes:
+        subject: Such as ``user:alice``.
+        basis: Why it is lawful or due, in words that name nobody.
+        paths: Only values at these.
+    """
+
+    subject: str
+    basis: str
+    paths: tuple[str, ...] = ()
+
+
+class ApprovalNote(_Body, frozen=True, kw_only=True):
+    """The signed note in which a person consents to a plan: ``POST /v1/approvals``."""
+
+    note: str
+
+
+class ErasureDone(_Wire, frozen=True, kw_only=True):
+    """What was erased: ``POST /v1/erasures/{digest}/carry-out``."""
+
+    plan: str
+    entries: int
+    values: int
+    keys: int
+
+
+class ErasureShown(_Wire, frozen=True, kw_only=True):
+    """
+    What the ledger says of one erasure or purge.
+
+    Attributes:
+        kind: ``erase`` or ``purge``.
+        plan: Digest of the plan, in hex.
+        state: ``planned``, ``begun``, ``effective``; ``invalid`` for one that is no ground.
+        entry: Place of the custody entry that began it.
+    """
+
+    kind: str
+    plan: str
+    state: str
+    entry: str | None = None
+    at: str
+    basis: str = ""
+    requester: str = ""
+    entries: int = 0
+    values: int = 0
+    approved_by: tuple[str, ...] = ()
+    self_approved: bool = False
+    why: str = ""
+
+
+class HoldRequest(_Body, frozen=True, kw_only=True):
+    """
+    A legal hold to be placed: ``POST /v1/holds``; on a subject, a query, or on everything.
+
+    Attributes:
+        ground: Why: a case, an order.
+    """
+
+    ground: str
+    subject: str | None = None
+    query: str | None = None
+    everything: bool = False
+
+
+class HoldShown(_Wire, frozen=True, kw_only=True):
+    """A legal hold; what the reader's role does not see is masked."""
+
+    id: str
+    ground: str
+    subject: str | None = None
+    query: str | None = None
+    placed_at: str
+    released_at: str | None = None
+
+
+class AccessRequest(_Body, frozen=True, kw_only=True):
+    """
+    A grant that is asked for: ``POST /v1/access-requests``.
+
+    Attributes:
+        classes: What is to be seen; by default each that the role sees under a grant.
+        paths: Only values at these.
+        query, entry: Of which entries: those that a query finds, or one, by its event's id.
+        duration: Such as ``2h``.
+        break_glass: It is to begin at once, and to be reviewed afterwards.
+    """
+
+    classes: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    query: str | None = None
+    entry: str | None = None
+    rationale: str
+    duration: str
+    break_glass: bool = False
+
+
+class AccessDecision(_Body, frozen=True, kw_only=True):
+    """Consent to a request, or its refusal: ``POST /v1/access-requests/{id}/decision``."""
+
+    approve: bool
+    rationale: str
+
+
+class DecisionShown(_Wire, frozen=True, kw_only=True):
+    """Who has decided what about a request."""
+
+    by: str
+    approve: bool
+    at: str
+
+
+class GrantShown(_Wire, frozen=True, kw_only=True):
+    """
+    A request for access, and the grant that it has become.
+
+    Attributes:
+        state: ``asked``, ``active``, ``refused``, ``lapsed``, ``ended``, ``revoked``.
+        by: Name of whoever has asked.
+        needed: How many have to approve.
+        uses, entries: How often it was used, and for how many entries in all.
+        review_by: Until when one that began by break-glass is to be looked at.
+    """
+
+    id: str
+    state: str
+    by: str
+    role: str
+    classes: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    query: str
+    rationale: str
+    duration: str
+    asked_at: str
+    needed: int
+    decisions: tuple[DecisionShown, ...] = ()
+    began_at: str | None = None
+    ends_at: str | None = None
+    revoked_at: str | None = None
+    break_glass: bool = False
+    review_by: str | None = None
+    uses: int = 0
+    entries: int = 0
+    last_used_at: str | None = None
+
+
+class ExportRequest(_Body, frozen=True, kw_only=True):
+    """
+    Entries to be taken away in a file: ``POST /v1/exports``.
+
+    Attributes:
+        query: Which; for evidence exactly one, ``id:…``.
+        format: ``jsonl``, ``csv``, ``ocsf``, ``ecs``, ``parquet`` or ``evidence``.
+    """
+
+    query: str
+    format: str
+    rationale: str
+
+
+class ExportShown(_Wire, frozen=True, kw_only=True):
+    """
+    An export, and how far it has come: ``GET /v1/exports/{id}``.
+
+    Attributes:
+        state: ``waiting``, ``running``, ``ready``, ``failed``, ``gone``.
+        entries: How many are in it by now.
+        sha256: Of the file, in hex; the custody entry of the export names it, too.
+        file: Where the file is, until *expires_at*.
+        why: Why there is no file.
+    """
+
+    id: str
+    state: str
+    format: str
+    made_at: str
+    entries: int = 0
+    size: int = 0
+    sha256: str | None = None
+    file: str | None = None
+    expires_at: str | None = None
+    why: str = ""
+
+
+class SinkShown(_Wire, frozen=True, kw_only=True):
+    """
+    What a stream is also sent to.
+
+    Attributes:
+        log: The log that is followed; none where the policy only names the sink.
+        size: How many of its entries the sink has.
+    """
+
+    name: str
+    stream: str
+    log: str | None = None
+    size: int | None = None
+    of: int | None = None
+    at: str | None = None
