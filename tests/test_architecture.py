@@ -57,6 +57,8 @@ LAYERS = {
         "subject",
         "scanning",
         "reader",
+        "collected",
+        "shipping",
     ],
     "the whole": [
         "importing",

@@ -69,6 +69,9 @@ def verify(
     if (finding := _verify_description(path, store)) is not None:
         findings = (*verdict.findings, finding)
         verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
+    if found := _of_producers(store):
+        findings = (*verdict.findings, *found)
+        verdict = replace(verdict, level=Level.TAMPERED, findings=findings)
     return verdict if vault is None else _accounted(verdict, store, vault, progress)
 
 
@@ -81,6 +84,16 @@ def _check_file(path: Path) -> CheckFile:
     from indelible.stores.sqlite_check import check_file  # noqa: PLC0415 - as `open_store`
 
     return partial(check_file, path)
+
+
+def _of_producers(store: Store) -> list[Finding]:
+    """Hold what a collector has of its producers against what they have signed."""
+    from indelible.collected import verify_producers  # noqa: PLC0415 - others have none
+
+    findings: list[Finding] = []
+    with collecting(findings, CUSTODY, "producers"), store.read() as view:
+        findings += verify_producers(view)
+    return findings
 
 
 def _accounted(

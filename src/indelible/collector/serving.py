@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from litestar import Litestar
 
-ENVIRONMENT = "INDELIBLE_COLLECTOR"
+_ENVIRONMENT = "_INDELIBLE_SERVING"
 """Hands the worker what it is to serve; set by this module alone."""
 
 _HEADERS_WITHIN = 10_000
@@ -78,7 +78,7 @@ def serve(serving: Serving) -> None:
     _check(serving)
     # What is wrong with the trail is said here, in one line, and not by each worker.
     open_trail(serving.directory, serving.store).close()
-    os.environ[ENVIRONMENT] = msgspec.json.encode(serving).decode()
+    os.environ[_ENVIRONMENT] = msgspec.json.encode(serving).decode()
     Granian(
         f"{__name__}:application",
         factory=True,
@@ -129,7 +129,7 @@ def _path(name: str | None) -> Path | None:
 
 def application() -> Litestar:
     """Return the application of this worker, as its parent has described it."""
-    serving = msgspec.json.decode(os.environ[ENVIRONMENT], type=Serving)
+    serving = msgspec.json.decode(os.environ[_ENVIRONMENT], type=Serving)
     opened = open_trail(serving.directory, serving.store)
 
     @asynccontextmanager
