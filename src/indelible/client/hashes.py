@@ -49,7 +49,7 @@ class Hashes:
         fetched: The tiles that `add` was given.
 
     Args:
-        kept: Full tiles from before, which never change.
+        kept: Tiles from before: one of the same width never changes.
     """
 
     def __init__(self, tree: Known, kept: Mapping[Tile, bytes]) -> None:

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_TILES = 1_024
-"""Full hash tiles that are kept of one log: 8 MiB."""
+"""Hash tiles that are kept of one log: 8 MiB."""
 
 _KEY_BY_HAND = (
     "get it from whoever runs the collector, on another way than from the collector itself"
@@ -506,9 +506,7 @@ class Session:
                     hashes.add(tile, answer.body)
                 continue
             # Kept only now: what they led to holds, so they are the log's.
-            kept.update(
-                (tile, data) for tile, data in hashes.fetched.items() if tile[2] == TILE_WIDTH
-            )
+            kept.update(hashes.fetched)
             while len(kept) > _MOST_TILES:
                 kept.pop(next(iter(kept)), None)
             return proven
