@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from litestar.exceptions import LitestarDeprecationWarning
 from litestar.testing import TestClient
 
 from indelible import tokens
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from litestar import Litestar
+
+    from indelible.store import Store, View
 
     Issue = Callable[..., str]
     Served = TestClient[Litestar]
@@ -48,11 +49,35 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
+def refusals(trail: Trail) -> list[dict[str, Any]]:
+    """Return what the custody stream says was refused, oldest first."""
+    items = trail.search("stream:custody action:access.refused", limit=500).items
+    return [dict(item.event.data or {}) for item in reversed(items)]
+
+
+class Counted:
+    """A store that counts how often it is read."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.reads = 0
+
+    @contextmanager
+    def read(self) -> Iterator[View]:
+        """Look at the store."""
+        self.reads += 1
+        with self._store.read() as view:
+            yield view
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a store has
+        return getattr(self._store, name)
+
+
 @contextmanager
 def serving(collector: Collector) -> Iterator[Served]:
     """Serve *collector* in this process, from its start to its stop."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LitestarDeprecationWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         app = create_app(collector)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

@@ -134,6 +134,9 @@ class Gate:
         self._callers = Rate(requests, at_once=max(1.0, requests * _SAVED_UP))
         strangers = requests * _STRANGERS
         self._strangers = Rate(strangers, at_once=max(1.0, strangers * _SAVED_UP))
+        # Of their own, or whoever knocks without a token would shut out those who have one
+        # and come from behind the same address for the first time.
+        self._guesses = Rate(requests, at_once=max(1.0, requests * _SAVED_UP))
         self._refusals = Refusals(collector.trail)
         self._lock = threading.Lock()
         self._used: dict[str, int] = {}
@@ -172,9 +175,10 @@ class Gate:
         token_id, secret = tokens.taken_apart(text)
         if not self._known.has_met(token_id):
             # Whoever has guessed too often already is not worth a query.
-            _check_pace(self._strangers.wait(address, self._clock()))
+            _check_pace(self._guesses.wait(address, self._clock()))
         token = self._known.find(token_id)
         if token is None:
+            self._guesses.take(address, self._clock())
             raise Forbidden(tokens.UNKNOWN)
         now = self._collector.now()
         token.verify(secret, now)

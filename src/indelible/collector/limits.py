@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from ipaddress import IPv6Address, ip_address
 
+_INSTANT = 1e-6
+
 
 class Rate:
     """
@@ -42,7 +44,9 @@ class Rate:
             return self._wait(self._full_at.get(who, now), now)
 
     def _wait(self, full_at: float, now: float) -> float:
-        return max(0.0, full_at - now - self._saved)
+        wait = full_at - now - self._saved
+        # What is left of sums of fractions is no time.
+        return wait if wait > _INSTANT else 0.0
 
 
 def neighbourhood(address: str) -> str:
