@@ -106,6 +106,7 @@ class ShipmentReceipt(_Wire, frozen=True, kw_only=True):
         size: How many of its entries the collector has now.
         log: The collector's log that they are in.
         first: The index there of the first that was new; none where all were there already.
+        entries: How many were new.
         checkpoint: The collector's signed note over that log.
         refused: Entries that are kept and marked.
     """
@@ -115,6 +116,7 @@ class ShipmentReceipt(_Wire, frozen=True, kw_only=True):
     stream: str
     log: str
     first: int | None = None
+    entries: int = 0
     checkpoint: str
     state: str = "collected"
     refused: tuple[Refused, ...] = ()

@@ -27,6 +27,7 @@ from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
 from indelible.collector.scrub import scrubbing
+from indelible.collector.upkeep import Upkeep
 from indelible.rights import Caller
 from indelible.wire import MAX_BODY
 
@@ -91,7 +92,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             security=[{"token": []}],
         ),
         state=_state(collector),
-        lifespan=[*lifespan, scrubbing, gate.running],
+        lifespan=[*lifespan, scrubbing, gate.running, Upkeep(collector, receiving).running],
         # The process that serves says what is logged, and where.
         logging_config=None,
         debug=False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -318,7 +319,10 @@ async def record(
     data = await body_of(request)
 
     def take() -> EventResults:
-        return EventResults(results=receiving.take(_bodies(data), caller))
+        began = monotonic()
+        results = receiving.take(_bodies(data), caller)
+        collector.metrics.recorded([each.status for each in results], monotonic() - began)
+        return EventResults(results=results)
 
     return await anyio.to_thread.run_sync(take)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -15,17 +16,21 @@ from litestar.openapi.datastructures import ResponseSpec
 from indelible import policies
 from indelible.collector.bodies import body_of, decoded
 from indelible.collector.callers import asks
+from indelible.collector.metrics import Result
 from indelible.collector.problems import Refusal
 from indelible.collector.state import Collector
 from indelible.custody import own_event
 from indelible.errors import (
     BrokenChain,
+    CallerError,
+    IndelibleError,
     InvalidPolicy,
     InvalidProof,
     InvalidSignature,
     Malformed,
     Moved,
     NotFound,
+    VerificationError,
 )
 from indelible.log import head_of
 from indelible.merkle import HASH_SIZE
@@ -149,6 +154,7 @@ class Ingest:
             stream=stream,
             log=placed.log,
             first=placed.first,
+            entries=len(admission.entries),
             checkpoint=checkpoint.decode(),
             refused=admission.refused,
         )
@@ -280,27 +286,44 @@ async def take(
         raise Refusal(404, "not-found", "path: expected /v1/producers/{origin}/entries")
     collector.check_room()
     data = await body_of(request)
-    return await anyio.to_thread.run_sync(_take, ingest, origin, data, caller)
+    return await anyio.to_thread.run_sync(_take, collector, ingest, origin, data, caller)
 
 
-def _take(ingest: Ingest, origin: str, data: bytes, caller: Caller) -> ShipmentReceipt:
+def _take(
+    collector: Collector, ingest: Ingest, origin: str, data: bytes, caller: Caller
+) -> ShipmentReceipt:
+    began = monotonic()
     shipment = decoded(data, _decoder)
     try:
-        return ingest.take(origin, shipment, caller)
-    except Gap as gap:
-        raise Refusal(409, "gap", str(gap), expected=gap.expected) from None
-    except Revoked as error:
-        raise Refusal(403, "revoked", str(error)) from None
-    except ForeignTenant as error:
-        raise Refusal(403, "tenant", str(error)) from None
-    except Conflict as error:
-        raise Refusal(409, "conflict", str(error)) from None
-    except InvalidSignature as error:
-        raise Refusal(422, "invalid-signature", str(error)) from None
-    except (InvalidProof, BrokenChain) as error:
-        raise Refusal(422, "inconsistent", str(error)) from None
-    except Malformed as error:
-        raise Refusal(422, "malformed", str(error)) from None
+        receipt = ingest.take(origin, shipment, caller)
+    except (CallerError, VerificationError) as error:
+        for kind, result, refusal in _REFUSED:
+            if isinstance(error, kind):
+                collector.metrics.shipped(result, monotonic() - began)
+                status, name = refusal
+                expected = error.expected if isinstance(error, Gap) else None
+                raise Refusal(status, name, str(error), expected=expected) from None
+        raise
+    collector.metrics.shipped(
+        "collected" if receipt.entries else "held",
+        monotonic() - began,
+        entries=receipt.entries,
+        refused=len(receipt.refused),
+    )
+    return receipt
+
+
+_REFUSED: tuple[tuple[type[IndelibleError], Result, tuple[int, str]], ...] = (
+    (Gap, "gap", (409, "gap")),
+    (Revoked, "revoked", (403, "revoked")),
+    (ForeignTenant, "tenant", (403, "tenant")),
+    (Conflict, "conflict", (409, "conflict")),
+    (InvalidSignature, "unsigned", (422, "invalid-signature")),
+    (InvalidProof, "inconsistent", (422, "inconsistent")),
+    (BrokenChain, "inconsistent", (422, "inconsistent")),
+    (Malformed, "malformed", (422, "malformed")),
+)
+"""What a shipment that is refused is counted as, and answered with."""
 
 
 ROUTES = [take]

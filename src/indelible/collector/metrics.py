@@ -36,7 +36,15 @@ REST = "(rest)"
 """Label of those that have none."""
 
 Result = Literal[
-    "collected", "held", "gap", "conflict", "revoked", "unsigned", "inconsistent", "malformed"
+    "collected",
+    "held",
+    "gap",
+    "conflict",
+    "revoked",
+    "tenant",
+    "unsigned",
+    "inconsistent",
+    "malformed",
 ]
 """What becomes of a shipment; *held* is one that brought nothing new."""
 
