@@ -13,6 +13,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from indelible.collector import (
     events,
     feed,
+    grants,
     health,
     ingest,
     producers,
@@ -64,6 +65,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             *reading.ROUTES,
             *feed.ROUTES,
             *tree.ROUTES,
+            *grants.ROUTES,
         ],
         middleware=[
             *spans.middleware(),
