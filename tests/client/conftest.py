@@ -43,7 +43,7 @@ class Between:
         self.asked: list[str] = []
         self._served = served
         self._lies: list[tuple[str, Callable[[Answer], Answer]]] = []
-        self.token = issued(collector, "privacy_officer")
+        self.token = self.told = issued(collector, "privacy_officer")
 
     def lie(self, path: str, change: Callable[[Answer], Answer]) -> None:
         """Change each answer to what begins with *path*, from now on."""
@@ -63,6 +63,7 @@ class Between:
         """Change nothing any more."""
         self._lies.clear()
         self.asked.clear()
+        self.token = self.told
 
     def run(self, steps: Steps[T]) -> T:
         """Return what *steps* come to."""
