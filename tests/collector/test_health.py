@@ -29,6 +29,7 @@ from indelible.collector.state import Collector, Settings
 from indelible.policy import CUSTODY
 from indelible.producer import HELD_KIND, Held, Producer, Promise, key_of
 from indelible.producer import KIND as PRODUCER
+from indelible.rights import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,13 +327,17 @@ def test_shipments_events_and_readings_are_counted(trail: Trail) -> None:
 
 
 def test_it_shows_how_far_each_follower_is_behind(trail: Trail) -> None:
-    """Who follows a log is shown with what it has yet to ask for, up to a number of series."""
+    """A program that follows a log is shown with what it has yet to be given; a person is not."""
     collector = Collector(trail, OPEN)
     for number in range(MOST_SERIES + 2):
-        collector.metrics.followed(f"siem-{number}", "user", behind=number, now=5_000_000)
+        siem = Caller(id=f"{number:016x}", name=f"siem-{number}", role="reader")
+        collector.metrics.followed(siem, "user", behind=number, now=5_000_000)
+    person = Caller(id="oidc:alice", name="alice", role="reader")
+    collector.metrics.followed(person, "user", behind=9, now=5_000_000)
 
     behind = samples_of(collector)["indelible_follower_behind_entries"]
     assert MOST_SERIES + 1 == len(behind)
+    assert "alice" not in {labels["follower"] for labels, _ in behind}
     assert 3.0 == value_of(collector, "indelible_follower_behind_entries", follower="siem-3")
     assert 5.0 == value_of(
         collector, "indelible_follower_seen_timestamp_seconds", follower="siem-3"

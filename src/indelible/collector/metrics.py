@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector as Source
 
+    from indelible.rights import Caller
+
 MOST_SERIES = 500
-"""Most producers, and most followers, that have series of their own; of the rest, the sum."""
+"""Most producers, and most followers, that have series of their own; the rest share one."""
 
 REST = "(rest)"
 """Label of those that have none."""
@@ -150,16 +152,18 @@ class Metrics:
         with self._waiting.track_inprogress():
             yield
 
-    def followed(self, follower: str, stream: str, *, behind: int, now: int) -> None:
+    def followed(self, caller: Caller, stream: str, *, behind: int, now: int) -> None:
         """
-        Say how far a follower has come.
+        Say how far a program that follows a log has come.
 
         Args:
-            follower: Name of the caller, or of the sink.
-            behind: How many entries there are that it has not asked for.
+            behind: How many entries there are that it has not been given.
             now: Microseconds since 1970.
         """
-        self._followers.say(follower, stream, behind, now)
+        # Only access tokens have ids without a colon: whom an identity provider, or a page,
+        # names is a person, and no label.
+        if ":" not in caller.id:
+            self._followers.say(caller.name, stream, behind, now)
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; *route* is the template, or nothing where none was found."""
