@@ -292,3 +292,15 @@ def test_a_rate_that_is_none_is_refused(trail: Trail, requests: float) -> None:
     """Nobody shuts everybody out by a slip."""
     with pytest.raises(CallerError, match="requests: found"):
         Gate(Collector(trail, Settings(requests=requests)))
+
+
+@pytest.mark.parametrize("query", ["x=1", "limit=10", "token=secret"])
+def test_a_parameter_that_a_route_does_not_know_is_refused(
+    client: Served, token: Issue, query: str
+) -> None:
+    """One that is misspelt would else be a condition that does not hold."""
+    answer = client.get(f"/v1/tokens?{query}", headers=bearer(token("operator")))
+
+    assert 400 == answer.status_code
+    assert query.partition("=")[0] in answer.json()["detail"]
+    assert "secret" not in answer.text

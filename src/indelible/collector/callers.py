@@ -330,13 +330,28 @@ class Asks:
     def __init__(self, *verbs: Verb) -> None:
         self.verbs = verbs
 
-    def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        """Let through who may; raise for all others."""
+    def __call__(
+        self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+    ) -> None:
+        """
+        Let through who may, and asks for nothing that the route does not know.
+
+        Raises:
+            Forbidden: Its role may not.
+            Refusal: 401 where nobody is known to have come; 400 for a parameter that is
+                unknown: one that is misspelt would else be a condition that does not hold.
+        """
         caller: Caller | None = connection.scope.get("user")
         if caller is None:
             raise unauthenticated("access token: found none, expected Authorization: Bearer")
         collector: Collector = connection.app.state.collector
         caller.check_may(self.verbs, collector.trail.policy)
+        known = handler.parsed_fn_signature.parameters
+        for name in connection.query_params:
+            if name not in known:
+                raise Refusal(
+                    400, "invalid-query", f"parameter: found {name[:60]!r}, which is unknown"
+                )
 
 
 def asks(*verbs: Verb) -> list[Asks]:
