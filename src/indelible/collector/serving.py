@@ -8,10 +8,13 @@ begun anew; nothing that was acknowledged depends on it.
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import threading
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +40,7 @@ _HEADERS_WITHIN = 10_000
 """Milliseconds within which the head of a request has to be there."""
 
 _AT_ONCE = 512
+_LOOK_AGAIN = 0.02
 _GRACE = 20
 
 
@@ -134,13 +138,27 @@ def application() -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        # Whoever started this reads when requests are answered.
-        sys.stdout.write(f"indelible: {opened.origin} answers at {serving.url}\n")
-        sys.stdout.flush()
+        announcing = threading.Thread(
+            target=_announce, args=(serving, opened.origin), name="indelible-ready", daemon=True
+        )
+        announcing.start()
         yield
         opened.close()
 
     return create_app(Collector(opened, serving.settings), lifespan=[lifespan])
+
+
+def _announce(serving: Serving, origin: str) -> None:
+    """Say where requests are answered, once they are: it listens after the application began."""
+    while True:
+        try:
+            socket.create_connection((serving.host, serving.port), timeout=1).close()
+        except OSError:
+            sleep(_LOOK_AGAIN)
+        else:
+            break
+    sys.stdout.write(f"indelible: {origin} answers at {serving.url}\n")
+    sys.stdout.flush()
 
 
 def open_trail(directory: str, store: str | None) -> trail.Trail:
