@@ -94,7 +94,13 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             security=[{"token": []}],
         ),
         state=_state(collector),
-        lifespan=[*lifespan, scrubbing, gate.running, Upkeep(collector, receiving).running],
+        lifespan=[
+            *lifespan,
+            scrubbing,
+            gate.running,
+            Upkeep(collector, receiving).running,
+            feed.waiting,
+        ],
         # The process that serves says what is logged, and where.
         logging_config=None,
         debug=False,

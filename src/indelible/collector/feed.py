@@ -8,7 +8,9 @@ all who wait, with each commit of this process, and when it finds that another h
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import signal
+import threading
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
@@ -16,13 +18,15 @@ from litestar import Request, get
 from litestar.params import Parameter
 
 from indelible.collector.reading import PROBLEMS, READ, READS, item_of
-from indelible.collector.state import Collector
 from indelible.query import MAX_LIMIT
 from indelible.reader import Reader
 from indelible.wire import FeedPage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from types import FrameType
+
+    from litestar import Litestar
 
     from indelible.reader import Portion
     from indelible.store import Head
@@ -46,6 +50,7 @@ class Bell:
     def __init__(self, trail: Trail) -> None:
         self.sizes: dict[str, int] = {}
         self._trail = trail
+        self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
         self._looked_at = -LOOK
@@ -56,7 +61,7 @@ class Bell:
         until = self._loop.time() + seconds
         while self.sizes.get(log, 0) <= size:
             rung, left = self._rung, until - self._loop.time()
-            if left <= 0:
+            if left <= 0 or self._stopped:
                 return False
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK)):
@@ -66,6 +71,16 @@ class Bell:
                 self._looked_at = self._loop.time()
                 self._ring(await anyio.to_thread.run_sync(self._look))
         return True
+
+    def stop(self) -> None:
+        """Let nobody wait any longer; to be called from any thread, or by a signal."""
+        self._end()
+        with suppress(RuntimeError):  # the loop was closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        self._stopped = True
+        self._rung.set()
 
     def _look(self) -> dict[str, int]:
         with self._trail.store.read() as view:
@@ -90,12 +105,44 @@ def _sizes(heads: Mapping[str, Head]) -> dict[str, int]:
     return {log: head.size for log, head in heads.items()}
 
 
-def bell_of(request: Request[Any, Any, Any], collector: Collector) -> Bell:
-    """Return the bell of the application in this event loop."""
-    state = request.app.state
-    bell: Bell | None = state.get("bell")
-    if bell is None:
-        bell = state.bell = Bell(collector.trail)
+@asynccontextmanager
+async def waiting(app: Litestar) -> AsyncIterator[None]:
+    """Have a bell while the application runs, and let nobody wait when it is told to stop."""
+    bell = app.state.bell = Bell(app.state.collector.trail)
+    try:
+        with _when_told_to_stop(bell.stop):
+            yield
+    finally:
+        bell.stop()
+
+
+@contextmanager
+def _when_told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
+    """
+    Call *stop* as well when this process gets SIGTERM.
+
+    A server ends when the last request has been answered, and whoever waits would hold it up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def told(number: int, frame: FrameType | None) -> None:
+        stop()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, told)
+    signal.siginterrupt(signal.SIGTERM, False)  # noqa: FBT003 - takes nothing by name
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _bell(request: Request[Any, Any, Any]) -> Bell:
+    bell: Bell = request.app.state.bell
     return bell
 
 
@@ -109,7 +156,6 @@ def bell_of(request: Request[Any, Any, Any], collector: Collector) -> Bell:
 async def feed(
     *,
     request: Request[Any, Any, Any],
-    collector: Collector,
     reader: Reader,
     stream: Annotated[str, Parameter(description="A stream, or the name of its log.")],
     after: Annotated[
@@ -126,7 +172,6 @@ async def feed(
     Entries that the caller does not see are left out, and `after` is behind them. Where the
     first entries of a log were purged, it begins with the one at `first`.
     """
-    bell = bell_of(request, collector)
     until = asyncio.get_running_loop().time() + wait
     while True:
         portion = await anyio.to_thread.run_sync(_portion, reader, stream, after, limit)
@@ -134,7 +179,7 @@ async def feed(
         if portion.items or portion.after + 1 < portion.head.size or left <= 0:
             break
         after = portion.after
-        if not await bell.wait(portion.head.log, portion.head.size, left):
+        if not await _bell(request).wait(portion.head.log, portion.head.size, left):
             break
     return FeedPage(
         items=tuple(map(item_of, portion.items)),
