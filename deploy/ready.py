@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script
 """
 Ask the collector on this machine whether it is ready; end with 0 if it is, else with 1.
 
