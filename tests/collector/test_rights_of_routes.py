@@ -25,6 +25,7 @@ RECORDERS = frozenset({"recorder"})
 READERS = frozenset({"reader", "auditor", "privacy_officer"})
 OBSERVERS = frozenset({"auditor", "operator"})
 OPERATORS = frozenset({"operator"})
+PRIVACY_OFFICERS = frozenset({"privacy_officer"})
 
 WHO_MAY = {
     "GET /health/live": NOBODY_NEEDED,
@@ -54,6 +55,12 @@ WHO_MAY = {
     "GET /v1/views": READERS,
     "GET /v1/views/{name:str}": READERS,
     "GET /v1/feed/{stream:str}": READERS,
+    # ---- Asking for more ----
+    "POST /v1/access-requests": READERS | OPERATORS,
+    "GET /v1/access-requests": READERS | OPERATORS,
+    "GET /v1/access-requests/{request_id:str}": READERS | OPERATORS,
+    "POST /v1/access-requests/{request_id:str}/decision": PRIVACY_OFFICERS,
+    "DELETE /v1/access-requests/{request_id:str}": READERS | OPERATORS,
     # ---- The tree: no values ----
     "GET /v1/checkpoints": READERS | OPERATORS,
     "GET /v1/integrity": READERS | OPERATORS,
@@ -152,6 +159,7 @@ def ask(client: Served, route: str, event_id: str, headers: dict[str, str]) -> A
     for parameter, value in (
         ("{event_id:str}", event_id),
         ("{token_id:str}", "0" * 16),
+        ("{request_id:str}", "0" * 16),
         ("{resource_type:str}/{rest:path}", f"invoice/{SECRETS[1]}/history"),
         ("{actor:path}", "service:shop"),
         ("{log:str}/tile/entries/{path:path}", "user/tile/entries/000.p/1"),
