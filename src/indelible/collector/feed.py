@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
 
 from indelible.collector.reading import PROBLEMS, READ, READS, item_of
 from indelible.query import MAX_LIMIT
@@ -156,15 +157,19 @@ def _bell(request: Request[Any, Any, Any]) -> Bell:
 async def feed(
     *,
     request: Request[Any, Any, Any],
-    reader: Reader,
-    stream: Annotated[str, Parameter(description="A stream, or the name of its log.")],
+    reader: NamedDependency[Reader],
+    stream: Annotated[str, PathParameter(description="A stream, or the name of its log.")],
     after: Annotated[
-        int, Parameter(ge=-1, description="Index of the last entry that is known; -1 for none.")
+        int,
+        QueryParameter(ge=-1, description="Index of the last entry that is known; -1 for none."),
     ] = -1,
     wait: Annotated[
-        float, Parameter(ge=0, le=MOST_WAIT, description="Seconds to wait where nothing is new.")
+        float,
+        QueryParameter(ge=0, le=MOST_WAIT, description="Seconds to wait where nothing is new."),
     ] = 0,
-    limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="Most entries.")] = MAX_LIMIT,
+    limit: Annotated[
+        int, QueryParameter(ge=1, le=MAX_LIMIT, description="Most entries.")
+    ] = MAX_LIMIT,
 ) -> FeedPage:
     """
     Answer the entries of a log that follow one, in its order and without a gap.

@@ -12,17 +12,15 @@ from urllib.parse import unquote, urlencode
 
 import msgspec
 from litestar import Request, Response, get
-from litestar.connection import ASGIConnection
-from litestar.di import Provide
-from litestar.handlers.base import BaseRouteHandler
+from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
-from litestar.types import Guard
+from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter
 from msgspec import UNSET
 
 from indelible.access import Viewer
 from indelible.box import ValueState
 from indelible.collector.callers import asks
+from indelible.collector.grants import reader_for
 from indelible.collector.problems import Refusal
 from indelible.collector.state import Collector
 from indelible.entry import time_to_text
@@ -68,15 +66,17 @@ _MOST_SAID = 1_000
 _RECENT = 10
 _FIELDS = ("actor", "action", "resource", "outcome")
 
-Several = list[str] | None
+Several = FromQuery[list[str] | None]
 Order = Literal["newest", "oldest"]
-Limit = Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="Most entries of the page.")]
-Cursor = Annotated[str | None, Parameter(description="That of the page before, to go on after it.")]
-Since = Annotated[str | None, Parameter(description="This time or date, or later.")]
-Until = Annotated[str | None, Parameter(description="Before this time, or by this date.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="Most entries of the page.")]
+Cursor = Annotated[
+    str | None, QueryParameter(description="That of the page before, to go on after it.")
+]
+Since = Annotated[str | None, QueryParameter(description="This time or date, or later.")]
+Until = Annotated[str | None, QueryParameter(description="Before this time, or by this date.")]
 Text = Annotated[
     str | None,
-    Parameter(description='As text: `actor:user:alice action:invoice.* "second reminder"`.'),
+    QueryParameter(description='As text: `actor:user:alice action:invoice.* "second reminder"`.'),
 ]
 
 
@@ -84,16 +84,16 @@ Text = Annotated[
 
 
 def reader_of(
-    collector: Collector,
-    caller: Caller,
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
     purpose: Annotated[
         str | None,
-        Parameter(header=PURPOSE_HEADER, description="Why; kept with what was read."),
+        HeaderParameter(name=PURPOSE_HEADER, description="Why; kept with what was read."),
     ] = None,
     case: Annotated[
         str | None,
-        Parameter(
-            header=CASE_HEADER, description="Within it, masked identities become pseudonyms."
+        HeaderParameter(
+            name=CASE_HEADER, description="Within it, masked identities become pseudonyms."
         ),
     ] = None,
 ) -> Reader:
@@ -103,14 +103,13 @@ def reader_of(
     Raises:
         Refusal: 400: purpose or case is no text, or too long.
     """
-    trail = collector.trail
     viewer = Viewer.of(
-        trail.policy,
+        collector.trail.policy,
         caller.role,
         case=_said(CASE_HEADER, case),
         purpose=_said(PURPOSE_HEADER, purpose),
     )
-    return trail.reader(viewer, caller)
+    return reader_for(collector, caller, viewer)
 
 
 READS = {"reader": Provide(reader_of, sync_to_thread=False)}
@@ -132,22 +131,7 @@ def _said(header: str, text: str | None) -> str | None:
     return said or None
 
 
-def known_parameters_only(
-    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-) -> None:
-    """
-    Let through a request that has no parameter but those of its route.
-
-    Raises:
-        Refusal: 400: one that is misspelt would otherwise be a condition that does not hold.
-    """
-    known = handler.parsed_fn_signature.parameters
-    for name in connection.query_params:
-        if name not in known:
-            raise Refusal(400, "invalid-query", f"parameter: found {name[:60]!r}, which is unknown")
-
-
-READ: list[Guard] = [*asks(Verb.READ), known_parameters_only]
+READ = asks(Verb.READ)
 """Guards of the routes that read."""
 
 PROBLEMS = {
@@ -256,7 +240,7 @@ def query_of(
 def entries(
     *,
     request: Request[Any, Any, Any],
-    reader: Reader,
+    reader: NamedDependency[Reader],
     stream: Several = None,
     actor: Several = None,
     action: Several = None,
@@ -266,9 +250,9 @@ def entries(
     tenant: Several = None,
     since: Since = None,
     until: Until = None,
-    time: Literal["recorded", "occurred"] = "recorded",
+    time: FromQuery[Literal["recorded", "occurred"]] = "recorded",
     q: Text = None,
-    order: Order | None = None,
+    order: FromQuery[Order | None] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response[EntryPage]:
@@ -298,7 +282,7 @@ def entries(
     sync_to_thread=True,
     tags=["reading"],
 )
-def entry(reader: Reader, event_id: str) -> EntryItem:
+def entry(reader: NamedDependency[Reader], event_id: FromPath[str]) -> EntryItem:
     """Answer the entry of the event with this id."""
     return item_of(reader.get(event_id))
 
@@ -312,7 +296,7 @@ def entry(reader: Reader, event_id: str) -> EntryItem:
     sync_to_thread=True,
     tags=["reading"],
 )
-def proof(reader: Reader, event_id: str) -> str:
+def proof(reader: NamedDependency[Reader], event_id: FromPath[str]) -> str:
     """Answer the proof (C2SP tlog-proof) that a signed checkpoint covers the entry."""
     _, found = reader.prove(event_id)
     return found.to_bytes().decode()
@@ -339,10 +323,12 @@ def rest_of(request: Request[Any, Any, Any], prefix: str) -> str:
 def resource(
     *,
     request: Request[Any, Any, Any],
-    reader: Reader,
-    resource_type: str,
-    rest: Annotated[str, Parameter(description="`{id}/history` or `{id}/state`.")],
-    at: Annotated[str | None, Parameter(description="The time that state is asked of.")] = None,
+    reader: NamedDependency[Reader],
+    resource_type: FromPath[str],
+    rest: Annotated[str, PathParameter(description="`{id}/history` or `{id}/state`.")],
+    at: Annotated[
+        str | None, QueryParameter(description="The time that state is asked of.")
+    ] = None,
     until: Until = None,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -395,8 +381,8 @@ def _state_of(named: str, at: str | None, state: State) -> StateShown:
 )
 def actor_shown(
     request: Request[Any, Any, Any],
-    reader: Reader,
-    actor: Annotated[str, Parameter(description="Such as `user:alice`.")],
+    reader: NamedDependency[Reader],
+    actor: Annotated[str, PathParameter(description="Such as `user:alice`.")],
 ) -> ActorShown:
     """Answer when an actor was seen, what it did how often, and what it did last."""
     named = rest_of(request, "/v1/actors/") or actor.removeprefix("/")
@@ -427,7 +413,7 @@ def actor_shown(
 )
 def facets(
     *,
-    reader: Reader,
+    reader: NamedDependency[Reader],
     stream: Several = None,
     actor: Several = None,
     action: Several = None,
@@ -437,12 +423,12 @@ def facets(
     tenant: Several = None,
     since: Since = None,
     until: Until = None,
-    time: Literal["recorded", "occurred"] = "recorded",
+    time: FromQuery[Literal["recorded", "occurred"]] = "recorded",
     q: Text = None,
     fields: Annotated[
-        Several, Parameter(description="actor, action, resource, outcome, session.")
+        list[str] | None, QueryParameter(description="actor, action, resource, outcome, session.")
     ] = None,
-    top: Annotated[int, Parameter(ge=0, le=1_000, description="Values named of each.")] = 10,
+    top: Annotated[int, QueryParameter(ge=0, le=1_000, description="Values named of each.")] = 10,
 ) -> FacetsShown:
     """Count the values of fields over the newest entries that match."""
     asked = query_of(
@@ -493,11 +479,11 @@ def views() -> ViewsShown:
 def view(
     *,
     request: Request[Any, Any, Any],
-    reader: Reader,
-    name: str,
+    reader: NamedDependency[Reader],
+    name: FromPath[str],
     since: Since = None,
     until: Until = None,
-    order: Order | None = None,
+    order: FromQuery[Order | None] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response[EntryPage]:

@@ -12,12 +12,12 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Annotated, Any
 
 from litestar import Response, get
-from litestar.params import Parameter
-from litestar.types import Guard
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
 
 from indelible import policies
 from indelible.collector.callers import asks
-from indelible.collector.reading import PROBLEMS, READ, READS, known_parameters_only
+from indelible.collector.reading import PROBLEMS, READ, READS
 from indelible.collector.scrub import KIND as SCRUB
 from indelible.collector.scrub import Scrubbed
 from indelible.collector.state import Collector
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from indelible.reader import Scope
     from indelible.store import Head, View
 
-LOOK: list[Guard] = [*asks(Verb.READ, Verb.OBSERVE), known_parameters_only]
+LOOK = asks(Verb.READ, Verb.OBSERVE)
 """Guards of the routes that show no entry."""
 
 _FOR_EVER = "private, max-age=31536000, immutable"
@@ -60,7 +60,9 @@ _MICROSECONDS = 1e6
     sync_to_thread=True,
     tags=["integrity"],
 )
-def checkpoints(collector: Collector, reader: Reader) -> LogsShown:
+def checkpoints(
+    collector: NamedDependency[Collector], reader: NamedDependency[Reader]
+) -> LogsShown:
     """Answer the signed note over each log as it is now, with its keys."""
     with collector.trail.store.read() as view:
         return LogsShown(logs=tuple(_logs(view, reader.scope, collector.now())))
@@ -74,7 +76,9 @@ def checkpoints(collector: Collector, reader: Reader) -> LogsShown:
     sync_to_thread=True,
     tags=["integrity"],
 )
-def integrity(collector: Collector, reader: Reader) -> IntegrityShown:
+def integrity(
+    collector: NamedDependency[Collector], reader: NamedDependency[Reader]
+) -> IntegrityShown:
     """Answer what is known of whether all is as it was recorded."""
     scope = reader.scope
     with collector.trail.store.read() as view:
@@ -145,7 +149,7 @@ def _time(microseconds: int | None) -> str | None:
     sync_to_thread=True,
     tags=["integrity"],
 )
-def checkpoint(reader: Reader, log: str) -> Response[bytes]:
+def checkpoint(reader: NamedDependency[Reader], log: FromPath[str]) -> Response[bytes]:
     """Answer the signed note over a log as it is now."""
     note = reader.head(log).checkpoint
     if not note:
@@ -162,7 +166,9 @@ def checkpoint(reader: Reader, log: str) -> Response[bytes]:
     sync_to_thread=True,
     tags=["integrity"],
 )
-def tile(reader: Reader, log: str, path: str) -> Response[bytes]:
+def tile(
+    reader: NamedDependency[Reader], log: FromPath[str], path: FromPath[str]
+) -> Response[bytes]:
     """Answer a tile of hashes, for example `0/000` or `1/x001/234.p/17`."""
     level, n, width = _parsed(path)
     if level is None:  # pragma: no cover - bundles have a route of their own
@@ -179,7 +185,9 @@ def tile(reader: Reader, log: str, path: str) -> Response[bytes]:
     sync_to_thread=True,
     tags=["integrity"],
 )
-def bundle(reader: Reader, log: str, path: str) -> Response[bytes]:
+def bundle(
+    reader: NamedDependency[Reader], log: FromPath[str], path: FromPath[str]
+) -> Response[bytes]:
     """Answer the entries whose hashes stand in the tile of level 0 with the same number."""
     _, n, width = _parsed(f"/entries{path}")
     return _file(reader.bundle(log, n, width), width)
@@ -207,11 +215,11 @@ def _file(data: bytes, width: int) -> Response[bytes]:
     tags=["integrity"],
 )
 def consistency(
-    reader: Reader,
-    log: str,
-    first: Annotated[int, Parameter(ge=0, description="The size of the earlier tree.")],
+    reader: NamedDependency[Reader],
+    log: FromPath[str],
+    first: Annotated[int, QueryParameter(ge=0, description="The size of the earlier tree.")],
     second: Annotated[
-        int | None, Parameter(ge=0, description="Of the later; by default as it is now.")
+        int | None, QueryParameter(ge=0, description="Of the later; by default as it is now.")
     ] = None,
 ) -> Consistency:
     """Answer the proof that a tree begins with an earlier one."""
