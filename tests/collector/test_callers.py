@@ -11,10 +11,10 @@ from indelible.collector.problems import Refusal
 from indelible.collector.state import Collector, Settings
 from indelible.errors import CallerError
 from indelible.testing import FrozenClock
+from indelible.trail import Trail
 from tests.collector.conftest import FAST, Counted, bearer, issued, serving
 
 if TYPE_CHECKING:
-    from indelible.trail import Trail
     from tests.collector.conftest import Issue, Served
 
 NOW = 1_800_000_000_000_000
@@ -155,6 +155,24 @@ def test_guessing_makes_nobody_forgotten(collector: Collector, counted: Counted)
     assert found is not None
     assert 0 == counted.reads
     assert [False] * 90 + [True] * 10 == [known.has_met(f"{n:016x}") for n in range(100)]
+
+
+def test_a_locked_vault_is_not_described_to_strangers(
+    trail: Trail, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That viewer tokens cannot be checked is said; where the key should lie is logged."""
+    trail.close()
+    key = next(trail.path.glob("keys/vault-*.key"))
+    key.unlink()
+    with Trail(trail.path) as locked:
+        gate = Gate(Collector(locked, FAST))
+
+        with pytest.raises(Refusal) as caught:
+            gate.identify("Bearer indelible-viewer.e30.AAAA", HERE)
+
+    assert 503 == caught.value.problem.status
+    assert str(trail.path) not in caught.value.problem.detail
+    assert key.name in caplog.text
 
 
 # ---- Over HTTP ----

@@ -30,7 +30,7 @@ from indelible.collector.identity import IdentityProvider
 from indelible.collector.limits import Rate, neighbourhood
 from indelible.collector.problems import Refusal
 from indelible.collector.refusals import Refusals, Refused, refused_status
-from indelible.errors import CallerError, Forbidden, IndelibleError
+from indelible.errors import CallerError, Forbidden, IndelibleError, KeyUnavailable
 from indelible.tokens import AccessToken, ViewerToken
 
 if TYPE_CHECKING:
@@ -189,14 +189,24 @@ class Gate:
 
     def _viewer(self, text: str) -> Caller:
         now = self._collector.now()
-        viewer = ViewerToken.from_text(text, secret=self._viewer_secret, now=now)
+        viewer = ViewerToken.from_text(text, secret=self.viewer_secret(), now=now)
         if (issuer := self.access_token(viewer.issuer)) is None or not issuer.works(now):
             raise Forbidden(tokens.UNKNOWN)
         return viewer.caller
 
-    @property
-    def _viewer_secret(self) -> bytes:
-        return self._collector.trail.vault.keyring.secret(tokens.VIEWER_SECRET)
+    def viewer_secret(self) -> bytes:
+        """
+        Return what viewer tokens are signed with.
+
+        Raises:
+            Refusal: 503: the vault is locked. Why, and where its key should lie, is for whoever
+                operates the collector.
+        """
+        try:
+            return self._collector.trail.vault.keyring.secret(tokens.VIEWER_SECRET)
+        except KeyUnavailable as error:
+            _log.error("viewer tokens: %s", error)
+            raise Refusal(503, "locked", "viewer tokens cannot be checked now") from None
 
     def access_token(self, token_id: str) -> AccessToken | None:
         """Return the access token with this id, as it was at most two seconds ago."""

@@ -133,7 +133,7 @@ def issue_viewer_token(
     )
     token.check_is_valid(trail.policy)
     answer = ViewerTokenShown(
-        token=token.sign(trail.vault.keyring.secret(tokens.VIEWER_SECRET)),
+        token=token.sign(gate.viewer_secret()),
         name=token.name,
         streams=token.streams,
         tenant=token.tenant,
