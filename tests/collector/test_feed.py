@@ -6,22 +6,29 @@ import asyncio
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Event as Signal
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+import httpx
+
 from indelible.collector.feed import Bell
+from indelible.collector.state import Collector
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.log import head_of
 from indelible.purging import purge_prefix
 from indelible.store import Head
 from indelible.trail import Trail
-from tests.collector.conftest import bearer, issued
+from tests.collector.conftest import FAST, bearer, issued
+from tests.collector.server import Authority, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from indelible.collector.state import Collector
+    from httpx import Response
+
     from tests.collector.conftest import Served
 
 LONG = 30
@@ -229,3 +236,29 @@ def test_a_bell_whose_loop_has_ended_rings_no_more(trail: Trail) -> None:
 
     assert hung() is None
     assert {} == stayed.sizes
+
+
+def test_whoever_waits_does_not_hold_up_a_stop(trail: Trail, tmp_path: Path) -> None:
+    """Told to stop, a collector answers all who wait at once, with nothing, and ends in order."""
+    collector = Collector(trail, FAST)
+    headers = bearer(issued(collector, "auditor"))
+    began = Signal()
+
+    def wait(server: Server) -> Response:
+        with httpx.Client(base_url=server.url, verify=server.context(), headers=headers) as client:
+            client.get("/v1/feed/user")
+            began.set()
+            return client.get("/v1/feed/user", params={"wait": LONG}, timeout=LONG)
+
+    with Server(trail.path, Authority(tmp_path)) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, server)
+        assert began.wait(LONG)
+        sleep(SOON / 2)  # that it waits by now, nobody outside can tell
+        at = monotonic()
+        code = server.stop()
+        took = monotonic() - at
+        page = waiting.result().json()
+
+    assert (0, [], 0) == (code, page["items"], page["size"])
+    assert took < LONG / 3
+    assert not [line for line in server.said if "WARNING" in line]
