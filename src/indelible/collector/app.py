@@ -12,7 +12,9 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from indelible.collector import (
     events,
+    exports,
     feed,
+    governing,
     grants,
     health,
     ingest,
@@ -24,6 +26,7 @@ from indelible.collector import (
 )
 from indelible.collector.callers import Callers, Gate
 from indelible.collector.events import Receiving
+from indelible.collector.exports import Exports
 from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
@@ -55,6 +58,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
     taking = Ingest(collector)
     receiving = Receiving(collector)
     gate = Gate(collector)
+    exporting = Exports(collector)
     return Litestar(
         route_handlers=[
             *health.ROUTES,
@@ -66,6 +70,8 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             *feed.ROUTES,
             *tree.ROUTES,
             *grants.ROUTES,
+            *exports.ROUTES,
+            *governing.ROUTES,
         ],
         middleware=[
             *spans.middleware(),
@@ -78,6 +84,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             "ingest": Provide(lambda: taking, sync_to_thread=False),
             "receiving": Provide(lambda: receiving, sync_to_thread=False),
             "gate": Provide(lambda: gate, sync_to_thread=False),
+            "exports": Provide(lambda: exporting, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
@@ -100,6 +107,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             gate.running,
             Upkeep(collector, receiving).running,
             feed.waiting,
+            exporting.running,
         ],
         # The process that serves says what is logged, and where.
         logging_config=None,
