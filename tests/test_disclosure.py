@@ -15,6 +15,7 @@ from indelible.disclosure import (
     commitment_of,
     is_hash,
     leaf_of,
+    open_at,
     verify_opening,
     write,
 )
@@ -199,3 +200,35 @@ def test_32_bytes_have_one_spelling(size: int, data: st.DataObject) -> None:
     assert (size == 32) == is_hash(text)
     assert not is_hash(f"{text}=")
     assert not is_hash(f"{text[:-1]}é")
+
+
+@given(path=st.text(max_size=8), value=st.text(max_size=20) | st.integers() | st.none())
+def test_a_value_is_opened_alike_in_both_ways(path: str, value: object) -> None:
+    """What is opened at a path is what the disclosure says, and another path is refused."""
+    try:
+        (data,) = write([(path, value)], bytes)
+    except UnicodeEncodeError:
+        return
+
+    assert Disclosure.from_bytes(data).value == open_at(data, path)
+    with pytest.raises(Malformed):
+        open_at(data, path + "/x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'["' + b"A" * 43 + b'","/a", "x"]',
+        b'["' + b"A" * 42 + b'B","/a","x"]',
+        b'["' + b"A" * 43 + b'","\\u002fa","x"]',
+        b'["' + b"A" * 43 + b'","/a","\\u0078"]',
+        b'["' + b"A" * 43 + b'","/a","\xff"]',
+        b'["' + b"A" * 43 + b'","/a","x"]]',
+        b'["' + b"A" * 43 + b'","/b","x"]',
+        b"",
+    ],
+)
+def test_what_is_no_disclosure_of_a_path_opens_nothing(data: bytes) -> None:
+    """Only the exact bytes of a disclosure of this path open a value."""
+    with pytest.raises(Malformed):
+        open_at(data, "/a")

@@ -105,6 +105,28 @@ class Entry:
             raise Malformed(f"entry {entry.index}: not in the exact form of version 1")
         return entry
 
+    @classmethod
+    def following(cls, data: bytes, index: int, previous: bytes) -> Self:
+        """
+        Read an entry of which it is known where it should stand, and after which leaf hash.
+
+        Of one that does, it takes a part of the time of `from_bytes`; that its event is one,
+        and whole, is for whoever reads the event to see (`indelible.seal.unseal`).
+
+        Raises:
+            Malformed: These are not an entry's exact bytes.
+        """
+        place = b'{"v":1,"index":%d,"prev":"%b",' % (index, hash_to_text(previous))
+        found = _BODY.fullmatch(data, len(place)) if data.startswith(place) else None
+        if found is None:
+            return cls.from_bytes(data)
+        return cls(
+            index=index,
+            previous=previous,
+            recorded_at=_known_time(found[1].decode("ascii")),
+            event=found[2],
+        )
+
     def to_bytes(self) -> bytes:
         """Return the bytes whose hash is in the tree."""
         time = time_to_text(self.recorded_at)
@@ -249,6 +271,13 @@ def microseconds(moment: datetime) -> int:
 def moment_of(microseconds: int) -> datetime:
     """Return the aware time, in UTC, of microseconds since 1970, exactly."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+_BODY = re.compile(
+    rb'"recorded_at":"([0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z)","event":(\{.*\})\}', re.DOTALL
+)
+_known_time = lru_cache(maxsize=1_024)(time_from_text)
+"""Entries of one commit have one time."""
 
 
 def _hash_from_text(text: str) -> bytes:

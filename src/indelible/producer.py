@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from indelible.checkpoint import Checkpoint, Rotation
-from indelible.disclosure import Disclosure, commitment_of, is_hash, leaf_of
+from indelible.disclosure import commitment_of, is_hash, leaf_of, open_at
 from indelible.entry import NO_PREVIOUS, Collected, Entry, verify_link
 from indelible.errors import CallerError, InvalidProof, Malformed, VerificationError
 from indelible.merkle import HASH_SIZE, Edge, leaf_hash, verify_consistency
@@ -248,12 +248,12 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
         Conflict: They contradict what is held, or what was signed before.
     """
     data = [bytes(raw) for raw in shipment.entries]
-    entries = [Entry.from_bytes(each) for each in data]
+    leaves = [leaf_hash(each) for each in data]
+    entries = _parsed(data, leaves)
     first = _first_of(producer, entries)
     last = first + len(entries)
     if first > held.size:
         raise Gap(producer.origin, first, held.size)
-    leaves = [leaf_hash(each) for each in data]
     _compare(producer, first, leaves[: held.size - first], leaves_of)
     if producer.revoked_at is not None and last > max(producer.revoked_at, held.size):
         raise Revoked(f"{producer.origin}: was revoked at size {producer.revoked_at}")
@@ -303,6 +303,17 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
             if why
         ),
     )
+
+
+def _parsed(data: Sequence[bytes], leaves: Sequence[bytes]) -> list[Entry]:
+    if not data:
+        return []
+    entries = [Entry.from_bytes(data[0])]
+    index = entries[0].index
+    for each, previous in zip(data[1:], leaves, strict=False):
+        index += 1
+        entries.append(Entry.following(each, index, previous))
+    return entries
 
 
 def _first_of(producer: Producer, entries: Sequence[Entry]) -> int:
@@ -463,11 +474,9 @@ def _values(
             leaf = _leaf_from_text(data)
             values.append(Value(path=path, value=None, rule=None))
         else:
-            opened = Disclosure.from_bytes(data)
-            if opened.path != path:
-                raise InvalidProof(f"disclosure: found path {opened.path!r}, expected {path!r}")
             leaf = leaf_of(data)
-            values.append(Value(path=path, value=opened.value, rule=_rule_of(path, clear, rules)))
+            value = open_at(data, path)
+            values.append(Value(path=path, value=value, rule=_rule_of(path, clear, rules)))
         disclosures.append(data)
         leaves.append(leaf)
     if commitment_of(leaves) != urlsafe_b64decode(f"{clear.commitment}="):
