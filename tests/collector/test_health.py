@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import pytest
-from litestar.testing import TestClient
 from opentelemetry import trace as spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -20,22 +18,24 @@ from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
 
 import indelible
-from indelible import tokens
-from indelible.collector.app import create_app
 from indelible.collector.metrics import MOST_SERIES, REST
 from indelible.collector.readiness import KIND, Readiness
 from indelible.collector.scrub import Scrubbed, Scrubber
 from indelible.collector.state import Collector, Settings
+from indelible.event import Event
 from indelible.policy import CUSTODY
 from indelible.producer import HELD_KIND, Held, Producer, Promise, key_of
 from indelible.producer import KIND as PRODUCER
 from indelible.rights import Caller
+from tests.collector.conftest import bearer, issued, serving
+from tests.postgres import Server, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from litestar import Litestar
+    from litestar.testing import TestClient
 
     from indelible import Trail
 
@@ -44,46 +44,14 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 OPEN = Settings(public_metrics=True, scrub_every=0)
 
 
-@pytest.fixture
-def trail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trail]:
-    """An empty trail whose pins lie beside it."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
-    with indelible.open(tmp_path / "trail", origin="audit.example.com/collector") as audit:
-        yield audit
-
-
-@contextmanager
-def client_of(collector: Collector) -> Iterator[TestClient[Litestar]]:
-    """Talk to the application of *collector*."""
-    with TestClient(create_app(collector)) as client:
-        yield client
-
-
-def token_of(trail: Trail, role: str, *, lasts: int = 30 * DAY) -> dict[str, str]:
-    """Return the header of somebody who comes in this *role*."""
-    token, text = tokens.issue(
-        name=role,
-        role=role,
-        created_by="alice",
-        now=time.time_ns() // 1_000,
-        lasts=lasts,
-        entropy=os.urandom,
-    )
-    with trail.store.write() as transaction:
-        transaction.put(tokens.KIND, token.id.encode(), token.to_bytes())
-    return {"Authorization": f"Bearer {text}"}
-
-
 def record(trail: Trail, count: int = 1) -> None:
     """Record that invoices were approved."""
-    for number in range(count):
-        trail.record(
-            "invoice.approve",
-            actor="user:alice",
-            resource=f"invoice:INV-{number}",
-            changes={"status": ("draft", "paid")},
-            rationale="PO-99",
+    trail.record_many(
+        Event.data_change(
+            "user:alice", "approve", f"invoice:INV-{number}", {"status": ("draft", "paid")}
         )
+        for number in range(count)
+    )
 
 
 def sizes_of(trail: Trail) -> dict[str, int]:
@@ -115,7 +83,7 @@ def value_of(collector: Collector, name: str, **labels: str) -> float:
 
 def test_a_collector_that_can_do_its_work_says_that_it_is_ready(trail: Trail) -> None:
     """Live and ready are answered without an access token, and say nothing else."""
-    with client_of(Collector(trail, OPEN)) as client:
+    with serving(Collector(trail, OPEN)) as client:
         live, ready = client.get("/health/live"), client.get("/health/ready")
 
     assert (200, {"status": "live"}) == (live.status_code, live.json())
@@ -140,7 +108,7 @@ def test_what_is_wanting_is_said_by_name(trail: Trail, condition: str, why: str)
     else:
         with closing(sqlite3.connect(trail.path / "head.db")) as file, file:
             file.execute("ALTER TABLE fact RENAME TO lost")
-    with client_of(Collector(trail, settings)) as client:
+    with serving(Collector(trail, settings)) as client:
         answer = client.get("/health/ready")
 
     assert 503 == answer.status_code
@@ -202,17 +170,64 @@ def test_to_ask_often_costs_nothing(trail: Trail) -> None:
     }
 
 
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Server]:
+    """A server that says that it syncs to its disk."""
+    with server(18, synced=True) as running:
+        yield running
+
+
+def test_a_database_that_is_away_is_not_ready_and_is_when_it_is_back(
+    tmp_path: Path, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process lives on meanwhile, and shows what it can; nothing has to be started anew."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    with indelible.open(tmp_path / "trail", store=postgresql.database()) as trail:
+        record(trail, 300)
+        collector = Collector(trail, OPEN)
+        collector.readiness = Readiness(collector, fresh=0)
+        assert () == scrubbed(trail).wrong
+        with serving(collector) as client:
+            before = client.get("/health/ready")
+            postgresql.stop()
+            live, away = client.get("/health/live"), client.get("/health/ready")
+            metrics = client.get("/metrics").text
+            postgresql.start()
+            after = client.get("/health/ready")
+
+    assert [200, 200, 503, 200] == [each.status_code for each in (before, live, away, after)]
+    assert [{"condition": "store", "why": "cannot be read"}] == away.json()["errors"]
+    assert 'indelible_ready{condition="store"} 0.0' in metrics
+    assert "indelible_entries_total{" not in metrics
+
+
 # ---- Who may see the metrics ----
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient[Litestar]]:
+    """A collector that does not open its metrics to everybody."""
+    home = tmp_path_factory.mktemp("closed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CONFIG_HOME", str(home))
+        with (
+            indelible.open(home / "trail") as trail,
+            serving(Collector(trail, Settings(scrub_every=0))) as client,
+        ):
+            yield client
 
 
 @pytest.mark.parametrize(
     ("role", "status"), [("operator", 200), ("auditor", 200), ("reader", 403), ("recorder", 403)]
 )
-def test_metrics_are_for_who_may_observe(trail: Trail, role: str, status: int) -> None:
+def test_metrics_are_for_who_may_observe(
+    closed: TestClient[Litestar], role: str, status: int
+) -> None:
     """From elsewhere, an access token is needed whose role may observe."""
-    with client_of(Collector(trail, Settings(scrub_every=0))) as client:
-        anybody = client.get("/metrics")
-        answer = client.get("/metrics", headers=token_of(trail, role))
+    token = issued(closed.app.state.collector, role)
+
+    anybody = closed.get("/metrics")
+    answer = closed.get("/metrics", headers=bearer(token))
 
     assert 401 == anybody.status_code
     assert status == answer.status_code
@@ -231,24 +246,23 @@ def test_metrics_are_for_who_may_observe(trail: Trail, role: str, status: int) -
     ],
 )
 def test_metrics_are_free_on_the_machine_itself(
-    trail: Trail, address: str, headers: dict[str, str], status: int
+    closed: TestClient[Litestar], address: str, headers: dict[str, str], status: int
 ) -> None:
     """Who comes from loopback needs no token, unless it is a proxy that somebody came through."""
-    app = create_app(Collector(trail, Settings(scrub_every=0)))
 
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app, client=(address, 50_000))  # type: ignore[arg-type]
+    async def ask(app: Any) -> httpx.Response:  # noqa: ANN401 - Litestar types it otherwise
+        transport = httpx.ASGITransport(app, client=(address, 50_000))
         async with httpx.AsyncClient(transport=transport, base_url="http://collector") as client:
             return await client.get("/metrics", headers=headers)
 
-    answer = anyio.run(ask)
+    answer = anyio.run(ask, closed.app)
 
     assert status == answer.status_code
 
 
 def test_metrics_can_be_opened_to_everybody(trail: Trail) -> None:
     """Where the settings say so, nobody needs a token; Prometheus reads what is answered."""
-    with client_of(Collector(trail, OPEN)) as client:
+    with serving(Collector(trail, OPEN)) as client:
         answer = client.get("/metrics")
 
     assert 200 == answer.status_code
@@ -271,7 +285,7 @@ def test_every_metric_is_ours_and_says_what_it_is(trail: Trail) -> None:
 def test_requests_are_counted_by_route_and_never_by_what_they_ask_for(trail: Trail) -> None:
     """Whatever a path or a query holds, it becomes no label: it may be secret, and has no end."""
     collector = Collector(trail, OPEN)
-    with client_of(collector) as client:
+    with serving(collector) as client:
         for number in range(3):
             client.get(f"/v1/producers/secret-{number}?q=secret")
             client.get(f"/secret-{number}")
@@ -401,9 +415,9 @@ def test_the_number_of_series_has_an_end(trail: Trail) -> None:
 def test_access_tokens_that_are_about_to_expire_are_counted(trail: Trail) -> None:
     """Whoever renews them in time loses nothing; expired ones are not counted any more."""
     collector = Collector(trail, OPEN)
-    token_of(trail, "operator")
-    token_of(trail, "recorder", lasts=2 * DAY)
-    token_of(trail, "reader", lasts=-1)
+    issued(collector, "operator", lasts=30 * DAY)
+    issued(collector, "reader", lasts=2 * DAY)
+    issued(collector, "reader", lasts=-1)
 
     assert 2.0 == value_of(collector, "indelible_access_tokens")
     assert 1.0 == value_of(collector, "indelible_access_tokens_expiring")
@@ -519,7 +533,7 @@ def test_a_key_that_was_handed_over_still_verifies(trail: Trail) -> None:
 def test_scrubbing_begins_and_ends_with_the_application(trail: Trail) -> None:
     """It runs beside the requests, and stops with them."""
     collector = Collector(trail, Settings(public_metrics=True, scrub_pause=0.001))
-    with client_of(collector) as client:
+    with serving(collector) as client:
         while "indelible_scrub_timestamp_seconds" not in client.get("/metrics").text:
             time.sleep(0.01)
 
@@ -543,7 +557,7 @@ def test_a_request_is_a_span_in_the_trace_that_it_names(
     trail: Trail, exporter: InMemorySpanExporter
 ) -> None:
     """The span has the route's template and the status; nothing of what was asked for."""
-    with client_of(Collector(trail, OPEN)) as client:
+    with serving(Collector(trail, OPEN)) as client:
         exporter.clear()
         client.get(
             "/v1/producers/secret?q=secret",
