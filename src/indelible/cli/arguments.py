@@ -1,5 +1,5 @@
 """
-Arguments that several commands take, and how a trail's directory is found.
+Arguments that several commands take, and how the place of a trail is found.
 
 Where ``INDELIBLE_TRAIL`` names the trail, its directory may be left out, also in
 front of other arguments.
@@ -23,6 +23,14 @@ Directory = Annotated[
     str | None,
     typer.Argument(
         metavar="DIR", help=f"Directory of the trail; may be left out if {ENVIRONMENT} names it."
+    ),
+]
+Place = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DIR|URL",
+        help=f"Directory of the trail, or URL of a collector; may be left out if {ENVIRONMENT}"
+        " names it.",
     ),
 ]
 Id = Annotated[
@@ -75,6 +83,11 @@ def trail_of(directory: str | None) -> Path:
     directory = directory or os.environ.get(ENVIRONMENT)
     if not directory:
         raise CallerError(f"DIR: found none, and {ENVIRONMENT} names none")
+    if is_url(directory):
+        raise CallerError(
+            "DIR: found the URL of a collector, expected a directory: this is done where the"
+            " trail and its keys are"
+        )
     return Path(directory)
 
 
@@ -85,23 +98,32 @@ def trail_and(directory: str | None, value: str | None, name: str) -> tuple[Path
     Raises:
         CallerError: One of them is missing.
     """
-    if value is None and os.environ.get(ENVIRONMENT):
-        directory, value = None, directory
-    if value is None:
-        raise CallerError(f"{name}: found none, expected one after DIR")
+    directory, value = split(directory, value, name)
     return trail_of(directory), value
 
 
-def trail_and_perhaps(directory: str | None, value: str | None) -> tuple[Path, str | None]:
+def is_url(place: str) -> bool:
+    """Tell whether *place* is a collector's URL rather than a directory."""
+    return place.startswith(("https://", "http://"))
+
+
+def split(place: str | None, value: str | None, name: str) -> tuple[str | None, str]:
     """
-    Return the directory of the trail and the argument after it, which may be missing.
+    Return what is given as the place of the trail and as the argument after it.
 
     Raises:
-        CallerError: No trail is given.
+        CallerError: That argument, called *name*, is missing.
     """
-    if value is None and not _is_trail(directory):
-        directory, value = None, directory
-    return trail_of(directory), value
+    if value is None and os.environ.get(ENVIRONMENT):
+        place, value = None, place
+    if value is None:
+        raise CallerError(f"{name}: found none, expected one after DIR")
+    return place, value
+
+
+def split_perhaps(place: str | None, value: str | None) -> tuple[str | None, str | None]:
+    """Return what is given as the place of the trail, and as the argument after it."""
+    return (None, place) if value is None and not _is_trail(place) else (place, value)
 
 
 def trail_and_several(
@@ -127,5 +149,6 @@ def _is_trail(directory: str | None) -> bool:
     return (
         directory is None
         or not os.environ.get(ENVIRONMENT)
+        or is_url(directory)
         or (Path(directory) / "trail.json").exists()
     )

@@ -141,7 +141,8 @@ def item_json(item: Item, proof: Proof | None = None) -> dict[str, Any]:
     Return what programs see of an entry.
 
     ``event`` is the event as the viewer may see it; ``sealed`` the very JSON that the log
-    holds; ``values`` says of each committed path what there is of its value.
+    holds; ``values`` says of each committed path what there is of its value; ``unproven``
+    names those that a collector shows without proof.
     """
     shown: dict[str, Any] = {
         "log": item.log,
@@ -154,6 +155,8 @@ def item_json(item: Item, proof: Proof | None = None) -> dict[str, Any]:
     }
     if item.states:
         shown["values"] = {path: state.value for path, state in item.states.items()}
+    if unproven := unproven_of(item):
+        shown["unproven"] = unproven
     if proof is not None:
         shown["proof"] = proof.to_bytes().decode("utf-8")
     return shown
@@ -187,8 +190,15 @@ def item_fields(item: Item) -> Iterator[tuple[str, str]]:
         yield path, "secret: not kept"
     for path in item.clear.caught:
         yield path, "looked like a secret: kept in the vault, not in clear"
+    unproven = unproven_of(item)
     for path, state in item.states.items():
-        yield path, state.value
+        yield path, f"{state.value}, by the collector's word" if path in unproven else state.value
+
+
+def unproven_of(item: Item) -> tuple[str, ...]:
+    """Return the paths of values that a collector shows without proof; a trail has none."""
+    found: tuple[str, ...] = getattr(item, "unproven", ())
+    return found
 
 
 def entry_fields(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,44 +14,40 @@ import typer
 from indelible import query
 from indelible.checkpoint import Checkpoint
 from indelible.cli import output
-from indelible.cli.arguments import (
-    As,
-    Directory,
-    Id,
-    Json,
-    Purpose,
-    Stream,
-    trail_and,
-    trail_of,
-)
+from indelible.cli.arguments import Directory, Id, Json, Place, Stream, trail_of
+from indelible.cli.opening import Source, fetches, place_and, place_of, proof_of, reads
 from indelible.cli.reading import find
 from indelible.entry import Entry, time_to_text
 from indelible.errors import CallerError, KeyUnavailable, Malformed, NotFound
 from indelible.note import Note, VerifierKey
 from indelible.plan import text_of
-from indelible.policy import OWNER
 from indelible.proof import Proof
+from indelible.trail import Trail
 from indelible.trail import open as open_trail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from indelible.cli.output import Advance
+    from indelible.client import Client
     from indelible.evidence import EvidenceVerdict
+    from indelible.query import Item
     from indelible.store import View
-    from indelible.trail import Trail
     from indelible.verdict import Verdict
 
 _MAX_FILE = 2**21
 """Larger than any entry, proof or note."""
 
 
+@fetches
 def verify(
     *,
-    directory: Annotated[
+    place: Annotated[
         str | None,
         typer.Argument(
-            metavar="DIR", help="Directory of the trail, or of an exported log (tlog-tiles)."
+            metavar="DIR|URL",
+            help="Directory of the trail, or of an exported log (tlog-tiles); or URL of a"
+            " collector.",
         ),
     ] = None,
     key: Annotated[
@@ -71,28 +68,39 @@ def verify(
     log_only: Annotated[
         bool, typer.Option("--log-only", help="Leave out what became of the values in the vault.")
     ] = False,
+    source: Source,
     json: Json = False,
 ) -> None:
     """
-    Verify a trail or an exported log; print the verdict.
+    Verify a trail, an exported log or a collector's logs; print the verdict.
 
     Every byte, link, tree and signature is checked, and of a trail that each value
     it commits to is there or was rightly removed. The verdict is witnessed,
     anchored or signed, which pass; or unauthenticated, where neither a pinned nor a
     given key says who may sign; or tampered. The exit code is 0 only if it passes
     and nothing was found.
+
+    Of a collector every log whose key is trusted is fetched whole.
     """
-    path = trail_of(directory)
+    where = place_of(place)
     keys = [_key(text) for text in key or ()]
     notes = {name: _read(Path(name)) for name in checkpoint or ()}
     started = monotonic()
     with output.progress("verify", json=json) as advance:
-        if not (path / "trail.json").exists() and (path / "checkpoint").exists():
-            verdict = _verify_export(path, keys, notes)
+        if isinstance(where, str):
+            if deep:
+                raise CallerError("--deep: a collector's indexes are where its directory is")
+            source = replace(source, trust=[*(source.trust or ()), *(key or ())])
+            with source.client(where) as client:
+                verdict = client.verify(checkpoints=notes.values(), progress=advance)
         else:
-            verdict = _verify_trail(
-                path, keys, notes, jobs=jobs, deep=deep, values=not log_only, advance=advance
-            )
+            source.check_local()
+            if not (where / "trail.json").exists() and (where / "checkpoint").exists():
+                verdict = _verify_export(where, keys, notes)
+            else:
+                verdict = _verify_trail(
+                    where, keys, notes, jobs=jobs, deep=deep, values=not log_only, advance=advance
+                )
     seconds = monotonic() - started
     if json:
         output.print_json(_verdict_json(verdict, seconds))
@@ -187,6 +195,7 @@ def _verdict_fields(verdict: Verdict, seconds: float) -> list[tuple[str, str]]:
     ]
 
 
+@reads
 def prove(
     *,
     out: Annotated[
@@ -196,7 +205,7 @@ def prove(
             help="Writes OUT.entry and OUT.tlog-proof; with --disclose, the folder OUT.",
         ),
     ],
-    directory: Directory = None,
+    place: Place = None,
     event_id: Id = None,
     disclose: Annotated[
         list[str] | None,
@@ -206,8 +215,7 @@ def prove(
             " that the role sees. May be given several times.",
         ),
     ] = None,
-    as_: As = OWNER,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """
@@ -220,22 +228,18 @@ def prove(
     what became of the others, with proof where they were erased. verify-evidence
     reads it. That values were opened is recorded.
     """
-    path, wanted = trail_and(directory, event_id, "ID")
+    where, wanted = place_and(place, event_id, "ID")
     if disclose:
-        _disclose(path, wanted, Path(out), disclose, role=as_, purpose=purpose, json=json)
+        _disclose(trail_of(str(where)), wanted, Path(out), disclose, source=source, json=json)
         return
     targets = Path(f"{out}.entry"), Path(f"{out}.tlog-proof")
     for target in targets:
         if target.exists():
             raise CallerError(f"{target}: exists, and evidence is not overwritten")
-    with open_trail(path, mode="r") as trail:
+    with source.opened(where) as trail:
         item = find(trail, wanted)
-        verifier = trail.verifier_key(item.stream)
-        if verifier.name != item.origin:
-            # The log has a successor, and the stream's key is that one's.
-            verifier = trail.signer(item.log).verifier
-        with trail.store.read() as view:
-            proof = query.prove(view, item.log, item.index)
+        verifier = _verifier_of(trail, item)
+        proof = proof_of(trail, item)
     entry, key_text = item.entry.to_bytes(), verifier.to_text()
     # Evidence that would not hold is noticed here and not by whoever gets it.
     proof.verify(entry, [verifier], index=item.index)
@@ -267,18 +271,20 @@ def prove(
     )
 
 
+def _verifier_of(trail: Trail | Client, item: Item) -> VerifierKey:
+    if not isinstance(trail, Trail):
+        return trail.verifier_key(item.log)
+    verifier = trail.verifier_key(item.stream)
+    # Where the log has a successor, the stream's key is that one's.
+    return verifier if verifier.name == item.origin else trail.signer(item.log).verifier
+
+
 def _disclose(
-    path: Path,
-    wanted: str,
-    target: Path,
-    disclose: Sequence[str],
-    *,
-    role: str,
-    purpose: str | None,
-    json: bool,
+    path: Path, wanted: str, target: Path, disclose: Sequence[str], *, source: Source, json: bool
 ) -> None:
     paths = None if _ALL in disclose else disclose
-    with open_trail(path, mode="r", role=role, purpose=purpose) as trail:
+    with source.opened(path) as trail:
+        assert isinstance(trail, Trail)  # noqa: S101 - it was opened from a directory
         with trail.store.read() as view:
             event_id = wanted if "#" not in wanted else _id_at(view, wanted)
         verdict = trail.disclose(event_id, target, paths=paths)
@@ -460,14 +466,17 @@ def verify_proof(
     )
 
 
-def checkpoint(*, directory: Directory = None, stream: Stream = "user", json: Json = False) -> None:
+@fetches
+def checkpoint(
+    *, place: Place = None, stream: Stream = "user", source: Source, json: Json = False
+) -> None:
     """
     Print the signed checkpoint of a stream's log, verbatim.
 
     Kept where the trail's owner cannot rewrite it, it makes every later change to
     what it covers show: give it to verify with --checkpoint.
     """
-    with open_trail(trail_of(directory), mode="r") as trail:
+    with source.opened(place_of(place)) as trail:
         note = trail.checkpoint(stream)
     if not json:
         output.print_exact(note)
@@ -484,9 +493,17 @@ def checkpoint(*, directory: Directory = None, stream: Stream = "user", json: Js
     )
 
 
-def key(*, directory: Directory = None, stream: Stream = "user", json: Json = False) -> None:
-    """Print the verifier key of a stream's log."""
-    with open_trail(trail_of(directory), mode="r") as trail:
+@fetches
+def key(
+    *, place: Place = None, stream: Stream = "user", source: Source, json: Json = False
+) -> None:
+    """
+    Print the verifier key of a stream's log.
+
+    Of a collector, the one that the trusted key has handed over to: never one that came
+    with an answer alone.
+    """
+    with source.opened(place_of(place)) as trail:
         text = trail.verifier_key(stream).to_text()
     if json:
         output.print_json({"stream": stream, "key": text})

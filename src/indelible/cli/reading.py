@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import UNSET
 
-from indelible import query as query_
 from indelible.cli import output
-from indelible.cli.arguments import (
-    As,
-    Case,
-    Directory,
-    Id,
-    Json,
-    Purpose,
-    Text,
-    trail_and,
-    trail_and_perhaps,
-    trail_of,
+from indelible.cli.arguments import Directory, Id, Json, Place, Text, trail_of
+from indelible.cli.opening import (
+    Source,
+    place_and,
+    place_and_perhaps,
+    place_of,
+    proof_of,
+    reads,
 )
 from indelible.entry import time_to_text
 from indelible.errors import CallerError, NotFound
-from indelible.policy import OWNER
 from indelible.query import MAX_LIMIT, Query
 from indelible.syntax import Clause
 from indelible.trail import open as open_trail
@@ -33,6 +28,8 @@ from indelible.trail import open as open_trail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from indelible.client import Client
+    from indelible.facets import Facet
     from indelible.history import State, Unexplained
     from indelible.query import Item, Page
     from indelible.trail import Trail
@@ -40,9 +37,10 @@ if TYPE_CHECKING:
 Several = list[str] | None
 
 
+@reads
 def search(
     *,
-    directory: Directory = None,
+    place: Place = None,
     query: Text = None,
     actor: Annotated[Several, typer.Option(metavar="TYPE:ID", help="Such as user:alice.")] = None,
     action: Annotated[
@@ -76,9 +74,7 @@ def search(
     proofs: Annotated[
         bool, typer.Option("--proofs", help="With --json: with the proof of each entry.")
     ] = False,
-    as_: As = OWNER,
-    case: Case = None,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """
@@ -88,7 +84,7 @@ def search(
     times, of which any may hold. On a terminal the answer is a table, else lines
     with tabs between time, actor, action, resource, outcome, entry, rationale, id.
     """
-    path, text = trail_and_perhaps(directory, query)
+    where, text = place_and_perhaps(place, query)
     if proofs and not json:
         raise CallerError("--proofs: proofs are printed with --json only")
     asked = _query(
@@ -102,7 +98,7 @@ def search(
         since=since and [since],
         until=until and [until],
     )
-    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
+    with source.opened(where) as trail:
         if everything:
             for page in _pages(trail, asked, cursor):
                 _print_items(trail, page, proofs=proofs, json=json)
@@ -134,7 +130,7 @@ def _query(text: str | None, *, oldest_first: bool, **fields: Any) -> Query:
     return Query.parse(" ".join([text or "", *clauses]))
 
 
-def _pages(trail: Trail, query: Query, cursor: str | None) -> Iterator[Page]:
+def _pages(trail: Trail | Client, query: Query, cursor: str | None) -> Iterator[Page]:
     while True:
         page = trail.search(query, limit=MAX_LIMIT, cursor=cursor)
         yield page
@@ -143,7 +139,7 @@ def _pages(trail: Trail, query: Query, cursor: str | None) -> Iterator[Page]:
             return
 
 
-def _print_items(trail: Trail, page: Page, *, proofs: bool, json: bool) -> None:
+def _print_items(trail: Trail | Client, page: Page, *, proofs: bool, json: bool) -> None:
     if json:
         for shown in _items_json(trail, page, proofs=proofs):
             output.print_json(shown)
@@ -151,25 +147,22 @@ def _print_items(trail: Trail, page: Page, *, proofs: bool, json: bool) -> None:
         output.print_items(page.items)
 
 
-def _items_json(trail: Trail, page: Page, *, proofs: bool) -> Iterator[dict[str, Any]]:
-    with trail.store.read() as view:
-        for item in page.items:
-            proof = query_.prove(view, item.log, item.index) if proofs else None
-            yield output.item_json(item, proof)
+def _items_json(trail: Trail | Client, page: Page, *, proofs: bool) -> Iterator[dict[str, Any]]:
+    for item in page.items:
+        yield output.item_json(item, proof_of(trail, item) if proofs else None)
 
 
+@reads
 def show(
     *,
-    directory: Directory = None,
+    place: Place = None,
     event_id: Id = None,
-    as_: As = OWNER,
-    case: Case = None,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """Show one entry with all that it says."""
-    path, wanted = trail_and(directory, event_id, "ID")
-    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
+    where, wanted = place_and(place, event_id, "ID")
+    with source.opened(where) as trail:
         item = find(trail, wanted)
     if json:
         output.print_json(output.item_json(item))
@@ -177,7 +170,7 @@ def show(
         output.print_fields(output.item_fields(item))
 
 
-def find(trail: Trail, wanted: str) -> Item:
+def find(trail: Trail | Client, wanted: str) -> Item:
     """
     Return the entry of an event's id, or at a place such as ``user#12``.
 
@@ -193,9 +186,10 @@ def find(trail: Trail, wanted: str) -> Item:
     raise NotFound(f"entry: no entry {wanted!r}")
 
 
+@reads
 def history(
     *,
-    directory: Directory = None,
+    place: Place = None,
     resource: Annotated[
         str | None, typer.Argument(metavar="TYPE:ID", help="The resource, such as invoice:INV-7.")
     ] = None,
@@ -203,9 +197,7 @@ def history(
         str | None,
         typer.Option(metavar="TIME", help="Such as 2026-01-31T09:30:00Z."),
     ] = None,
-    as_: As = OWNER,
-    case: Case = None,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """
@@ -215,8 +207,8 @@ def history(
     changed, and the entry that set it; changes that found another value than the
     entry before them had left are named.
     """
-    path, wanted = trail_and(directory, resource, "TYPE:ID")
-    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
+    where, wanted = place_and(place, resource, "TYPE:ID")
+    with source.opened(where) as trail:
         if at is not None:
             from indelible.sources.jsonl import parse_time  # noqa: PLC0415 - only with --at
 
@@ -289,9 +281,10 @@ def _gap_text(gap: Unexplained) -> str:
     )
 
 
+@reads
 def facets(
     *,
-    directory: Directory = None,
+    place: Place = None,
     query: Text = None,
     field: Annotated[
         Several,
@@ -301,15 +294,13 @@ def facets(
         ),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="How many values of each field.")] = 10,
-    as_: As = OWNER,
-    case: Case = None,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """Count the most frequent values of what matches."""
-    path, text = trail_and_perhaps(directory, query)
+    where, text = place_and_perhaps(place, query)
     fields = tuple(field or ("actor", "action", "resource", "outcome"))
-    with open_trail(path, mode="r", role=as_, case=case, purpose=purpose) as trail:
+    with source.opened(where) as trail:
         counted = trail.facets(Query.parse(text or ""), fields=fields, top=top)
     if json:
         output.print_json(
@@ -319,6 +310,7 @@ def facets(
                     "distinct": facet.distinct,
                     "total": facet.total,
                     "withheld": facet.withheld,
+                    **({"at_least": True} if _is_cut(facet) else {}),
                 }
                 for name, facet in counted.items()
             }
@@ -336,24 +328,30 @@ def facets(
         ],
     )
 
+    if any(map(_is_cut, counted.values())):
+        output.note("only the newest entries were counted: there are at least so many")
+
+
+def _is_cut(facet: Facet) -> bool:
+    # A collector counts no more than it must; a trail counts all.
+    return getattr(facet, "at_least", False)
+
 
 _WITHHELD = "[withheld or erased]"
 
 
+@reads
 def tail(
     *,
-    directory: Directory = None,
+    place: Place = None,
     stream: Annotated[
         str | None, typer.Option(metavar="STREAM", help="Of one stream. By default of all.")
     ] = None,
-    as_: As = OWNER,
-    case: Case = None,
-    purpose: Purpose = None,
+    source: Source,
     json: Json = False,
 ) -> None:
     """Print entries as they are recorded, until Ctrl-C."""
-    opened = open_trail(trail_of(directory), mode="r", role=as_, case=case, purpose=purpose)
-    with opened as trail, suppress(KeyboardInterrupt):
+    with source.opened(place_of(place)) as trail, suppress(KeyboardInterrupt):
         for item in trail.follow(stream):
             if json:
                 output.print_json(output.item_json(item))

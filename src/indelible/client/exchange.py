@@ -116,11 +116,6 @@ def base_of(url: str) -> str:
     return f"https://{host}{'' if port in {None, 443} else f':{port}'}{parts.path.rstrip('/')}"
 
 
-def is_url(text: object) -> bool:
-    """Tell whether *text* names a collector rather than a directory."""
-    return isinstance(text, str) and text.startswith(("https://", "http://"))
-
-
 def decoded(answer: Answer, kind: type[T]) -> T:
     """
     Return what *answer* says.

@@ -15,7 +15,8 @@ from urllib.parse import quote
 from indelible.checkpoint import Checkpoint
 from indelible.client.exchange import Request, check
 from indelible.directory import MINIMUM_INDEX, verify_directory
-from indelible.errors import NotFound, VerificationError
+from indelible.errors import CallerError, NotFound, VerificationError
+from indelible.mark import Known
 from indelible.note import Note
 from indelible.tiles import (
     MAX_ENTRY,
@@ -28,11 +29,12 @@ from indelible.verdict import Finding, Level, LogVerdict, Verdict
 from indelible.verify import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from indelible.client.connection import Connection
     from indelible.client.exchange import Steps
     from indelible.client.session import Session
+    from indelible.note import VerifierKey
     from indelible.wire import LogShown
 
 _MOST = TILE_WIDTH * (2 + MAX_ENTRY)
@@ -44,17 +46,27 @@ _NOT_COMPARED = (
 
 
 def verify(
-    session: Session, connection: Connection, progress: Callable[[int, int], None] | None
+    session: Session,
+    connection: Connection,
+    *,
+    checkpoints: Iterable[bytes],
+    progress: Callable[[int, int], None] | None,
 ) -> Verdict:
     """
     Fetch every log whose key is trusted, and verify it.
 
+    Args:
+        checkpoints: Older notes that must hold, too.
+
     Raises:
+        CallerError: One of them is of no log that is trusted.
+        InvalidSignature: None of the log's keys has signed it.
         Forbidden: The token may not have the entries.
         StoreError: The collector cannot be reached or is busy, or the disk is full.
     """
     known = session.known()
     findings: list[Finding] = []
+    notes = _by_origin(checkpoints, session.origins.values())
     # Not yet held against what was seen: what does not hold is to be found, not raised.
     logs = connection.run(session.listed())
     verdicts: list[Verdict] = []
@@ -63,9 +75,11 @@ def verify(
     for log, origin in session.origins.items():
         before = known[origin].known
         seen = [] if before is None else [Seen(log=origin, where="seen before", tree=before)]
+        chain = session.chain(log, () if log not in logs else logs[log].rotations)
+        seen += [_older(note, chain) for note in notes.pop(origin, ())]
         if log not in logs or logs[log].checkpoint is None:
-            if before is not None and before.size:
-                what = f"{before.size} entries were signed, but it is not here"
+            if largest := max((each.tree.size for each in seen), default=0):
+                what = f"{largest} entries were signed, but it is not here"
                 findings.append(Finding(log=origin, where="log", what=what))
             continue
         with TemporaryDirectory(prefix="indelible-") as folder:
@@ -75,15 +89,29 @@ def verify(
                 if progress is not None:
                     progress(done, total)
             _write_notes(logs[log], Path(folder))
-            verdicts.append(
-                verify_directory(Path(folder), session.first_key(log, logs[log].rotations), seen)
-            )
+            verdicts.append(verify_directory(Path(folder), chain[0], seen))
     if not findings and all(each.passed for each in verdicts):
         try:
             connection.run(session.accept(logs, known))
         except VerificationError as error:
             findings.append(Finding(log=session.url, where="checkpoints", what=str(error)))
     return _joined(verdicts, findings)
+
+
+def _by_origin(checkpoints: Iterable[bytes], origins: Iterable[str]) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {origin: [] for origin in origins}
+    for note in checkpoints:
+        origin = Note.from_bytes(note).text.partition("\n")[0]
+        if origin not in found:
+            raise CallerError(f"checkpoint: is of {origin}, expected one of {', '.join(found)}")
+        found[origin].append(note)
+    return found
+
+
+def _older(note: bytes, chain: Iterable[VerifierKey]) -> Seen:
+    opened = Checkpoint.open(note, chain)
+    where = f"checkpoint over {opened.size} entries"
+    return Seen(log=opened.origin, where=where, tree=Known(opened.size, opened.root))
 
 
 def _fetched(said: LogShown) -> Iterator[tuple[list[str], int]]:

@@ -20,7 +20,7 @@ from indelible.query import MAX_LIMIT
 from indelible.reader import asked_by
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from indelible.client.items import ActorSeen, Facet, Item, Page
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from indelible.history import State
     from indelible.note import VerifierKey
     from indelible.proof import Proof
+    from indelible.query import Item as HeldItem
     from indelible.query import Query
     from indelible.verdict import Verdict
     from indelible.wire import ViewShown
@@ -169,8 +170,14 @@ class Client(_Client):
         item = self._run(self._session.get(event_id))
         return item, self._run(self._session.prove(item))
 
-    def proof_of(self, item: Item) -> Proof:
-        """Return the proof that its log holds *item*, which this client has returned."""
+    def proof_of(self, item: HeldItem) -> Proof:
+        """
+        Return the proof that its log holds *item*.
+
+        Raises:
+            InvalidProof: There is none.
+            IndelibleError: As `search`.
+        """
         return self._run(self._session.prove(item))
 
     def history(self, resource: str, *, until: datetime | None = None) -> list[Item]:
@@ -297,11 +304,17 @@ class Client(_Client):
         """
         return self._session.signed(self._run(self._session.newest(stream))).key
 
-    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> Verdict:
+    def verify(
+        self,
+        *,
+        checkpoints: Iterable[bytes] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verdict:
         """
         Fetch every log whose key is trusted, and verify every byte, link, node and signature.
 
         Args:
+            checkpoints: Older signed notes that the logs must be consistent with.
             progress: Told how many entries of how many are here.
 
         Raises:
@@ -310,7 +323,7 @@ class Client(_Client):
         """
         from indelible.client.mirror import verify  # noqa: PLC0415 - only for this
 
-        return verify(self._session, self._connection, progress)
+        return verify(self._session, self._connection, checkpoints=checkpoints, progress=progress)
 
 
 class AsyncClient(_Client):
@@ -374,7 +387,7 @@ class AsyncClient(_Client):
         item = await self._run(self._session.get(event_id))
         return item, await self._run(self._session.prove(item))
 
-    async def proof_of(self, item: Item) -> Proof:
+    async def proof_of(self, item: HeldItem) -> Proof:
         """Return the proof that its log holds *item*; see `Client.proof_of`."""
         return await self._run(self._session.prove(item))
 

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from indelible.client.hashes import Tile
     from indelible.client.memory import Memory
     from indelible.note import VerifierKey
+    from indelible.query import Item as HeldItem
     from indelible.verify import Tree
 
 T = TypeVar("T")
@@ -207,12 +208,13 @@ class Session:
             raise NotFound(f"entry: no entry {log}#{index}")
         return part.items[0]
 
-    def prove(self, item: Item) -> Steps[Proof]:
+    def prove(self, item: HeldItem) -> Steps[Proof]:
         """
-        Return the proof that the log's signed checkpoint covers *item*, which was verified.
+        Return the proof that the log's signed checkpoint covers *item*.
 
         Raises:
             InvalidProof: There is none.
+            VerificationError: The log does not hold.
         """
         signed = yield from self._covering(item.log, item.index)
         with _named(item.log):
@@ -338,13 +340,15 @@ class Session:
 
     def newest(self, stream: str) -> Steps[str]:
         """
-        Return the log that a stream is written to now.
+        Return the log that a stream is written to now, or the one that is named itself.
 
         Raises:
             UnknownStream: None of that stream is trusted, or may be read.
         """
         found = yield from self.checkpoints()
         logs = [log for log in found if log.partition("~")[0] == stream]
+        if "~" in stream and stream in found:
+            return stream
         if not logs:
             known = ", ".join(dict.fromkeys(log.partition("~")[0] for log in found))
             raise UnknownStream(f"stream: found {stream!r}, expected one of {known or 'none'}")
@@ -361,10 +365,16 @@ class Session:
             raise NotFound(f"log {log}: holds no entry and so no checkpoint yet")
         return self._signed[log]
 
-    def first_key(self, log: str, rotations: Sequence[str]) -> VerifierKey:
-        """Return the key that *log* began with, as far as the trusted one vouches for it."""
+    def chain(self, log: str, rotations: Sequence[str]) -> list[VerifierKey]:
+        """
+        Return the keys that *log* has had, from the first that the trusted one vouches for.
+
+        Raises:
+            Malformed: A note is no rotation.
+        """
         pinned = self._memory.recall()[self._origin_of(log)].key
-        return first_of(pinned, [note.encode() for note in rotations])
+        notes = [note.encode() for note in rotations]
+        return [first_of(pinned, notes), *map(_new_key, notes)]
 
     # ---- What must hold ----
 
@@ -461,8 +471,7 @@ class Session:
     ) -> None:
         """Check that the key that the reader has given is of the chain that leads to *last*."""
         given = self._given.get(origin, last)
-        chain = [Rotation.from_text(Note.from_bytes(each).text).new for each in rotations]
-        if given not in {first, *chain}:
+        if given not in {first, *map(_new_key, rotations)}:
             raise InvalidSignature(
                 f"found key {last.to_text()}, which was trusted before,"
                 f" expected the one that is trusted now, {given.to_text()}"
@@ -510,6 +519,10 @@ class Session:
             while len(kept) > _MOST_TILES:
                 kept.pop(next(iter(kept)), None)
             return proven
+
+
+def _new_key(rotation: bytes) -> VerifierKey:
+    return Rotation.from_text(Note.from_bytes(rotation).text).new
 
 
 def _check_asked(query: Query, items: Sequence[Item], after: Item | None) -> None:
