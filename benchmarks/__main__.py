@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks import (
     bulk,
     capture,
+    collector,
     compression,
     erasure,
     group,
@@ -63,6 +64,7 @@ BENCHMARKS = {
     "import": Benchmark(imports.run, 11),
     "compression": Benchmark(compression.run, 65_536),
     "capture": Benchmark(capture.run, 1_000),
+    "collector": Benchmark(collector.run, 50_000),
 }
 
 

@@ -142,14 +142,20 @@ def _check_kept(head: Head, first: int) -> None:
         )
 
 
-def consign(
-    view: View, log: str, first: int, vault: Vault, known: Collection[str] = ()
+def consign(  # noqa: PLR0917 - which part of which log, and what goes with it
+    view: View,
+    log: str,
+    first: int,
+    vault: Vault,
+    known: Collection[str] = (),
+    most: int = MOST_ENTRIES,
 ) -> Consignment | None:
     """
     Return the next shipment of *log* from *first* on; nothing where the log ends there.
 
     Args:
         known: Labels of policies whose documents need not be sent.
+        most: How many entries, at most.
 
     Raises:
         CallerError: The entries were purged.
@@ -168,7 +174,7 @@ def consign(
     checkpoint = head.checkpoint.decode()
     rotations = tuple(note.decode() for note in view.rotations(log))
     room = MOST_BYTES - len(_json((checkpoint, rotations)))
-    for index, each in enumerate(islice(_opened(view, head, first, vault), MOST_ENTRIES), first):
+    for index, each in enumerate(islice(_opened(view, head, first, vault), most), first):
         is_new = each.policy and each.policy not in known and each.policy not in documents
         more = _document(view, each.policy) if is_new else {}
         room -= each.size + len(_json(more))

@@ -12,15 +12,13 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PATIENCE = 60.0
 
@@ -195,6 +193,15 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(PATIENCE)
         self._process = None
+
+    def processes(self) -> list[int]:
+        """Return the ids of its processes: the one that supervises, and those that answer."""
+        assert self._process is not None
+        found = [self._process.pid]
+        for each in found:
+            children = Path(f"/proc/{each}/task/{each}/children").read_text("ascii")
+            found += map(int, children.split())
+        return found
 
     def __enter__(self) -> Self:
         return self.start()
