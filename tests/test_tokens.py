@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from indelible import tokens
 from indelible.document import default
-from indelible.errors import CallerError, Forbidden, NotFound
+from indelible.errors import CallerError, Forbidden, Moved, NotFound
 from indelible.rights import RIGHTS
 from indelible.tokens import AccessToken, ViewerToken
 from indelible.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from indelible.writer import Pending
 
 NOW = 1_800_000_000_000_000
 MINUTE = 60_000_000
@@ -232,6 +234,48 @@ def test_a_token_that_works_no_more_is_not_rotated(trail: Trail) -> None:
             tokens.rotate(
                 trail, token.id, by="owner", now=NOW + HOUR, overlap=HOUR, entropy=os.urandom
             )
+
+
+class Overtaken:
+    """A trail in which something happens just before what is submitted first is written."""
+
+    def __init__(self, trail: Trail, before: Callable[[], object]) -> None:
+        self._trail, self._before = trail, before
+        self.id, self.store, self.policy = trail.id, trail.store, trail.policy
+
+    def submit(self, pending: Pending) -> None:
+        """Let it happen, and then hand over."""
+        self._before()
+        self._trail.submit(pending)
+
+
+def test_of_two_who_rotate_a_token_one_succeeds(trail: Trail) -> None:
+    """There are never two successors of which nobody knows who has them."""
+    token, _ = made()
+    tokens.keep(trail, token)
+    how: dict[str, Any] = {"by": "owner", "now": NOW, "overlap": HOUR, "entropy": os.urandom}
+
+    with pytest.raises(Moved, match="was rotated meanwhile"):
+        tokens.rotate(
+            Overtaken(trail, lambda: tokens.rotate(trail, token.id, **how)), token.id, **how
+        )
+
+    assert 1 == len(entries(trail, "token.rotate"))
+    with trail.store.read() as view:
+        assert 2 == len(tokens.everything(view))
+
+
+def test_a_token_that_is_revoked_meanwhile_is_not_rotated(trail: Trail) -> None:
+    """A revocation holds, whatever was under way."""
+    token, _ = made()
+    tokens.keep(trail, token)
+    overtaken = Overtaken(trail, lambda: tokens.revoke(trail, token.id, by="bob", now=NOW))
+
+    with pytest.raises(CallerError, match="is expired or revoked"):
+        tokens.rotate(overtaken, token.id, by="owner", now=NOW, overlap=HOUR, entropy=os.urandom)
+
+    assert NOW == kept(trail, token.id).revoked_at
+    assert [] == entries(trail, "token.rotate")
 
 
 def test_a_join_token_is_not_rotated(trail: Trail) -> None:

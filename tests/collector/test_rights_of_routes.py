@@ -26,6 +26,7 @@ READERS = frozenset({"reader", "auditor", "privacy_officer"})
 OBSERVERS = frozenset({"auditor", "operator"})
 OPERATORS = frozenset({"operator"})
 PRIVACY_OFFICERS = frozenset({"privacy_officer"})
+EXPORTERS = frozenset({"auditor", "privacy_officer"})
 
 WHO_MAY = {
     "GET /health/live": NOBODY_NEEDED,
@@ -61,6 +62,26 @@ WHO_MAY = {
     "GET /v1/access-requests/{request_id:str}": READERS | OPERATORS,
     "POST /v1/access-requests/{request_id:str}/decision": PRIVACY_OFFICERS,
     "DELETE /v1/access-requests/{request_id:str}": READERS | OPERATORS,
+    # ---- Governing ----
+    "GET /v1/policy": READERS | OPERATORS,
+    "PUT /v1/policy": OPERATORS,
+    "GET /v1/holds": PRIVACY_OFFICERS,
+    "POST /v1/holds": PRIVACY_OFFICERS,
+    "DELETE /v1/holds/{hold_id:str}": PRIVACY_OFFICERS,
+    "GET /v1/erasures": PRIVACY_OFFICERS | OBSERVERS,
+    "POST /v1/erasures": PRIVACY_OFFICERS,
+    "POST /v1/erasures/{digest:str}/carry-out": PRIVACY_OFFICERS,
+    "GET /v1/approvals": PRIVACY_OFFICERS,
+    "POST /v1/approvals": PRIVACY_OFFICERS,
+    "GET /v1/approvals/{digest:str}": PRIVACY_OFFICERS | OPERATORS,
+    "GET /v1/subjects/{subject_type:str}/{subject_id:path}": PRIVACY_OFFICERS,
+    # ---- Taking away ----
+    "GET /v1/exports": EXPORTERS,
+    "POST /v1/exports": EXPORTERS,
+    "GET /v1/exports/{export_id:str}": EXPORTERS,
+    "GET /v1/exports/{export_id:str}/file": EXPORTERS,
+    "DELETE /v1/exports/{export_id:str}": EXPORTERS,
+    "GET /v1/sinks": OBSERVERS,
     # ---- The tree: no values ----
     "GET /v1/checkpoints": READERS | OPERATORS,
     "GET /v1/integrity": READERS | OPERATORS,
@@ -72,8 +93,7 @@ WHO_MAY = {
 """Who may ask for each route, written here once more, and by hand."""
 
 CONFIGURES = [
-    "POST /v1/producers",
-    "DELETE /v1/producers/{origin:path}",
+    *("POST /v1/producers", "DELETE /v1/producers/{origin:path}", "PUT /v1/policy"),
     *("POST /v1/tokens", "POST /v1/tokens/{token_id:str}/rotate"),
     *("DELETE /v1/tokens/{token_id:str}", "GET /v1/tokens"),
 ]
@@ -160,6 +180,10 @@ def ask(client: Served, route: str, event_id: str, headers: dict[str, str]) -> A
         ("{event_id:str}", event_id),
         ("{token_id:str}", "0" * 16),
         ("{request_id:str}", "0" * 16),
+        ("{hold_id:str}", "0" * 16),
+        ("{export_id:str}", "0" * 16),
+        ("{digest:str}", "0" * 64),
+        ("{subject_type:str}/{subject_id:path}", f"user/{SECRETS[0]}"),
         ("{resource_type:str}/{rest:path}", f"invoice/{SECRETS[1]}/history"),
         ("{actor:path}", "service:shop"),
         ("{log:str}/tile/entries/{path:path}", "user/tile/entries/000.p/1"),
@@ -172,7 +196,9 @@ def ask(client: Served, route: str, event_id: str, headers: dict[str, str]) -> A
     ):
         path = path.replace(parameter, value)
     assert "{" not in path, f"{route}: a parameter that this test has no value for"
-    return client.request(method, path, headers=headers, json={} if method == "POST" else None)
+    return client.request(
+        method, path, headers=headers, json={} if method in {"POST", "PUT"} else None
+    )
 
 
 @pytest.fixture(scope="module")
