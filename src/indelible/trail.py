@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from indelible.removal import Done
     from indelible.retention import Hold
     from indelible.rights import Caller
+    from indelible.sinks.collector import BackgroundShipper
     from indelible.store import Head, Store, View
     from indelible.subject import Answer
     from indelible.verdict import Verdict
@@ -144,6 +145,7 @@ class Trail:
         self.openings = Openings(self)
         self._reader = Reader(self, self.viewer)
         self._listeners: tuple[Listener, ...] = ()
+        self._shipper: BackgroundShipper | None = None
         self._covers: Covers | None = None
         self._closed = False
         self._custody = Custody(self.id)
@@ -307,6 +309,39 @@ class Trail:
             self._listeners = tuple(each for each in self._listeners if each is not listener)
 
         return end
+
+    def ship_to(
+        self, url: str, token: str | Path | None = None, *, ca: Path | str | None = None
+    ) -> BackgroundShipper:
+        """
+        Ship the logs to the collector at *url* from now on, until the trail is closed.
+
+        A thread does it, and nobody who records waits for it. Of several processes that have
+        the trail open, one ships what all of them record.
+
+        Args:
+            token: Access token, or the file that holds it; by default what
+                ``INDELIBLE_TOKEN`` holds.
+            ca: File with the certificates that are trusted instead of the system's.
+
+        Returns:
+            What can be asked to `drain`: to return when the collector has it all.
+
+        Raises:
+            CallerError: URL, token or file cannot be used, or it is shipped already.
+        """
+        from indelible.sinks.collector import (  # noqa: PLC0415 - recording needs none of it
+            BackgroundShipper,
+            Shipper,
+        )
+
+        self.check_open()
+        if self._shipper is not None:
+            raise CallerError(f"{self.path}: is shipped to a collector already")
+        shipper = BackgroundShipper(Shipper(self, url, token, ca=ca)).start()
+        self.listen(lambda _: shipper.kick())
+        self._shipper = shipper
+        return shipper
 
     def checkpoint(self, stream: str = "user") -> bytes:
         """
@@ -665,6 +700,7 @@ class Trail:
                     "segment_bytes": sum(s.file_size for s in view.segments(log)),
                     "root": b64encode(head.edge.root).decode("ascii"),
                     "recorded_at": _iso(head.recorded_at) if head.size else None,
+                    "collected": _collected(view, head),
                 }
                 for log, head in heads.items()
             }
@@ -786,6 +822,8 @@ class Trail:
         self._closer.join()
         with suppress(StoreError, WriteUncertain, CallerError):
             self.openings.say(final=True)
+        if self._shipper is not None:
+            self._shipper.stop()
         if self._custody.started:
             self._remember()
         self.store.close()
@@ -885,6 +923,9 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     case: str | None = None,
     purpose: str | None = None,
     store: str | None = None,
+    collector: str | None = None,
+    token: str | Path | None = None,
+    ca: Path | str | None = None,
 ) -> Trail:
     """
     Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
@@ -905,6 +946,8 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         case: What the reader works on; masked identities become pseudonyms within it.
         purpose: Why values are opened, in words.
         store: For a trail that is made, see `Trail.create`.
+        collector: URL of the collector that the logs are shipped to, with *token* and *ca*,
+            see `Trail.ship_to`.
 
     Raises:
         NotATrail: There is none (``r``), or the directory holds something else.
@@ -912,6 +955,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         UnsupportedVersion: A newer version wrote it.
         UnsupportedFileSystem: It lies on a network file system.
         StoreError: It cannot be read or written.
+        CallerError: The collector's URL, the token or a file cannot be used.
     """
     if path is None:
         path = os.environ.get(ENVIRONMENT) or None
@@ -921,6 +965,8 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     if isinstance(policy, (str, Path)):
         policy = policies.parse(Path(policy).read_bytes())
     if mode == "r":
+        if collector is not None:
+            raise CallerError("collector: found mode 'r', expected 'a' to ship a trail")
         return Trail(path, check=False, keeper=keeper, role=role, case=case, purpose=purpose)
     with system_errors(path):
         missing = not (path / "trail.json").exists() and (
@@ -929,7 +975,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     if missing:
         with suppress(AlreadyATrail):  # another process was faster
             Trail.create(path, origin=origin, policy=policy, keeper=keeper, store=store).close()
-    return Trail(
+    opened = Trail(
         path,
         policy=policy,
         closing=closing,
@@ -938,6 +984,13 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         case=case,
         purpose=purpose,
     )
+    if collector is not None:
+        try:
+            opened.ship_to(collector, token, ca=ca)
+        except BaseException:
+            opened.close()
+            raise
+    return opened
 
 
 def _policy_of(view: View, *, reading: bool) -> Policy:
@@ -969,6 +1022,21 @@ def _known(path: Path, trail_id: str) -> dict[str, Known]:
 
 def _root_at(view: View, log: str, size: int) -> bytes:
     return root_at(size, partial(view.node, log))
+
+
+def _collected(view: View, head: Head) -> dict[str, Any] | None:
+    """Return how far a collector has come with a log, if it is shipped to one."""
+    from indelible.shipping import progress_of  # noqa: PLC0415 - recording needs none of it
+
+    progress = progress_of(view, head.log)
+    if progress is None:
+        return None
+    return {
+        "by": progress.url,
+        "entries": progress.size,
+        "behind": max(head.size - progress.size, 0),
+        "at": _iso(progress.at),
+    }
 
 
 def _iso(microseconds: int) -> str:

@@ -17,7 +17,7 @@ import pytest
 import indelible
 from indelible import tokens
 from indelible.collector.serving import open_trail
-from indelible.errors import StoreError
+from indelible.errors import CallerError, StoreError
 from indelible.sinks.collector import BackgroundShipper, Shipper
 from indelible.wire import Enrolment, Standing
 from tests.collector.server import Authority, Server
@@ -137,6 +137,43 @@ def test_a_log_arrives_over_tls(collector: Collector, trail: Trail) -> None:
 
     assert collector.holds(trail)
     assert collector.holds(trail, "custody")
+
+
+def test_an_application_needs_one_argument_to_be_collected(
+    collector: Collector, trail: Trail, tmp_path: Path
+) -> None:
+    """What it records is shipped by itself, and is at the collector when the trail is closed."""
+    trail.close()
+    token = tmp_path / "token"
+    token.write_text(collector.recorder)
+    with indelible.open(
+        trail.path, collector=collector.server.url, token=token, ca=collector.authority.file
+    ) as audit:
+        record(audit, 2)
+        with pytest.raises(CallerError, match="is shipped to a collector already"):
+            audit.ship_to(collector.server.url, token)
+
+    with indelible.open(trail.path, mode="r") as audit:
+        assert collector.holds(audit)
+        assert collector.holds(audit, "custody")
+        said = audit.stats()["logs"]
+    assert (collector.server.url, 5, 0) == tuple(
+        said["user"]["collected"][name] for name in ("by", "entries", "behind")
+    )
+    assert said["admin"]["collected"] is None
+
+
+def test_an_application_is_told_at_once_what_cannot_be_shipped(trail: Trail) -> None:
+    """A trail that could not be shipped is not opened as if it were."""
+    trail.close()
+
+    for given, message in (
+        ({"collector": "http://collector.example.com"}, "expected 'https'"),
+        ({"collector": "https://collector.example.com"}, "INDELIBLE_TOKEN holds none"),
+        ({"collector": "https://collector.example.com", "mode": "r"}, "found mode 'r'"),
+    ):
+        with pytest.raises(CallerError, match=message):
+            indelible.open(trail.path, **given)  # type: ignore[arg-type]
 
 
 def test_lost_answers_double_nothing(collector: Collector, trail: Trail) -> None:

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ENVIRONMENT = "INDELIBLE_TOKEN"
+"""Holds the access token where none is given."""
+
 POLL = 1.0
 """Seconds after which it looks without having been told: other processes record, too."""
 
@@ -142,7 +145,7 @@ class Shipper:
     Args:
         url: ``https://collector.example.com``; what comes before ``/v1``.
         token: An access token for a recorder; or the file that holds it, which is read
-            each time, so that it may be replaced.
+            each time, so that it may be replaced. By default what ``INDELIBLE_TOKEN`` holds.
         ca: File with the certificates that are trusted instead of the system's.
         certificate: File with the client's certificate and key, in PEM.
         streams: Those whose logs are shipped; by default all.
@@ -160,7 +163,7 @@ class Shipper:
         self,
         trail: Trail,
         url: str,
-        token: str | Path,
+        token: str | Path | None = None,
         *,
         ca: Path | str | None = None,
         certificate: Path | str | None = None,
@@ -486,15 +489,20 @@ class BackgroundShipper:
                 self._thread.start()
         return self
 
-    def stop(self) -> None:
-        """Send what waits now, as far as the collector takes it, and end the thread."""
+    def stop(self, timeout: float | None = None) -> None:
+        """
+        Send what waits now, as far as the collector takes it, and end the thread.
+
+        Args:
+            timeout: Seconds for a flight that is under way to end. One that hangs in the air
+                is left behind then: what it carries is in the log, and is sent again.
+        """
         with self._lock:
             thread, self._thread = self._thread, None
             self._stopping.set()
             self._wake.set()
         if thread is not None:
-            # A flight that is under way ends first; its connection may be a black hole.
-            thread.join(self._patience + _CONNECT + _READ)
+            thread.join(self._patience + _CONNECT if timeout is None else timeout)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -552,7 +560,7 @@ class _Link:
     def __init__(
         self,
         url: str,
-        token: str | Path,
+        token: str | Path | None,
         *,
         ca: Path | str | None,
         certificate: Path | str | None,
@@ -564,6 +572,8 @@ class _Link:
             raise CallerError("collector: pip install 'indelible[client]'") from error
         self._http = httpx2
         self.url = self._checked(url, allow_plaintext=allow_plaintext)
+        if token is None and not (token := os.environ.get(ENVIRONMENT)):
+            raise CallerError(f"token: found none, and {ENVIRONMENT} holds none")
         self._token = token
         self._authorization()
         self._context = (
