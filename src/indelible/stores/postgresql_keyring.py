@@ -119,15 +119,20 @@ class PostgresqlKeyring:
             added = list(data_keys)
             for version in {key.kek for key in added}:
                 _check_newest(connection, version)
-            change_each(
-                connection,
-                "INSERT INTO indelible_keyring.data_key VALUES (%s, %s, %s, %s, %s, %s)"
-                " ON CONFLICT DO NOTHING",
-                [
-                    (key.id, key.subject, key.class_.value, key.month, key.kek, key.wrapped)
-                    for key in added
-                ],
-            )
+            if added:
+                # One statement for all: they come by the thousand, each with a first entry.
+                change(
+                    connection,
+                    "INSERT INTO indelible_keyring.data_key SELECT * FROM unnest(%b::bytea[],"
+                    " %b::bytea[], %b::text[], %b::bigint[], %b::bigint[], %b::bytea[])"
+                    " ON CONFLICT DO NOTHING",
+                    [key.id for key in added],
+                    [key.subject for key in added],
+                    [key.class_.value for key in added],
+                    [key.month for key in added],
+                    [key.kek for key in added],
+                    [key.wrapped for key in added],
+                )
 
     def rewrap(
         self,
