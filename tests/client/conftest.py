@@ -11,8 +11,8 @@ from indelible.client.memory import Memory
 from indelible.client.session import Session
 from indelible.collector.state import Collector
 from indelible.errors import IndelibleError
-from indelible.recorder import build
 from indelible.trail import Trail
+from tests.client import running
 from tests.collector.conftest import FAST, bearer, issued, serving
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from indelible.note import VerifierKey
 
 T = TypeVar("T")
-
-COUNT = 300
-"""Entries of the stream user: more than one tile has."""
 
 
 class Between:
@@ -124,7 +121,7 @@ def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Between]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(path / "config"))
         with Trail.create(path / "trail", origin="audit.example.com/collector") as trail:
-            fill(trail)
+            running.fill(trail)
             collector = Collector(trail, FAST)
             with serving(collector) as served:
                 yield Between(trail, served, collector)
@@ -144,21 +141,8 @@ def session(honest: Between, tmp_path: Path) -> Session:
     return honest.session(tmp_path / "seen")
 
 
-def fill(trail: Trail) -> None:
-    """Record what alice and bob did in a shop, and what an administrator did."""
-    for old, new, who in (("draft", "sent", "user:alice"), ("sent", "paid", "user:bob")):
-        trail.record(
-            "invoice.approve",
-            actor=who,
-            resource="invoice:INV-7",
-            changes={"status": (old, new)},
-            data={"batch": 12},
-            rationale="PO-99",
-            client="192.0.2.17",
-            session="s-1",
-        )
-    trail.record_many(
-        build("invoice.view", actor="service:mailer", resource=f"invoice:INV-{number}")
-        for number in range(100, 100 + COUNT - 2)
-    )
-    trail.record("role.grant", actor="user:carol", resource="user:dave")
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[running.Collector]:
+    """Run a collector of a process of its own."""
+    with running.running(tmp_path_factory.mktemp("collector")) as found:
+        yield found

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 import indelible
-from indelible import tokens
 from indelible.client import RemoteRecorder
 from indelible.errors import (
     CallerError,
@@ -28,70 +24,16 @@ from indelible.errors import (
     WriteUncertain,
 )
 from indelible.recorder import State, build
-from indelible.trail import Trail
 from indelible.verdict import Level
-from tests.client.conftest import COUNT, fill
-from tests.collector.server import Authority, Server
+from tests.client.running import COUNT
+from tests.collector.server import Authority
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from indelible.client.items import Item
-
-
-@dataclass(frozen=True)
-class Collector:
-    """A collector that runs, its trail as its owner sees it, and tokens for it."""
-
-    server: Server
-    trail: Trail
-    path: Path
-    reads: str
-    records: str
-
-    def client(self, state: Path, **settings: object) -> indelible.Client:
-        """Return a client that was told the keys."""
-        return indelible.Client(self.server.url, self.reads, **{**self.told(state), **settings})
-
-    def told(self, state: Path) -> dict[str, object]:
-        """Return what a reader was told who has never been here."""
-        return {
-            "ca": self.server.authority.file,
-            "state": state,
-            "trust": [
-                self.trail.verifier_key(stream).to_text() for stream in ("user", "admin", "custody")
-            ],
-        }
-
-    def recorder(self, port: int | None = None) -> RemoteRecorder:
-        """Return what an application without a disk holds."""
-        url = self.server.url if port is None else f"https://127.0.0.1:{port}"
-        return RemoteRecorder(url, self.records, ca=self.server.authority.file)
-
-
-def issue(trail: Trail, role: str) -> str:
-    """Return an access token."""
-    now = time.time_ns() // 1_000
-    token, secret = tokens.issue(
-        name=role, role=role, created_by="owner", now=now, lasts=3_600_000_000, entropy=os.urandom
-    )
-    tokens.keep(trail, token)
-    return secret
-
-
-@pytest.fixture(scope="module")
-def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """Run a collector that holds some entries."""
-    path = tmp_path_factory.mktemp("collector")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(path / "config"))
-        with Trail.create(path / "trail", origin="audit.example.com/collector") as trail:
-            fill(trail)
-            reads, records = issue(trail, "auditor"), issue(trail, "recorder")
-            with Server(path / "trail", Authority(path)) as server:
-                yield Collector(server, trail, path, reads, records)
+    from tests.client.running import Collector
 
 
 # ---- Reading ----

@@ -27,7 +27,8 @@ from indelible.merkle import leaf_hash
 from indelible.note import Note
 from indelible.query import Query
 from indelible.trail import Trail
-from tests.client.conftest import COUNT, Between, fill
+from tests.client.conftest import Between
+from tests.client.running import COUNT, fill
 from tests.collector.conftest import FAST, issued, serving
 
 if TYPE_CHECKING:
