@@ -61,6 +61,10 @@ def serve(
             metavar="FILE", help="Only whoever has a certificate of these authorities is let in."
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(metavar="NUMBER", min=1, max=64, help="How many processes answer."),
+    ] = 1,
     issuer: Annotated[
         str | None, typer.Option(metavar="URL", help="Issuer of the JWTs that are taken.")
     ] = None,
@@ -97,6 +101,7 @@ def serve(
             certificate=certificate,
             key=key,
             client_ca=client_ca,
+            workers=workers,
             settings=Settings(
                 issuer=issuer,
                 audience=audience,

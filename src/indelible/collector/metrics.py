@@ -7,6 +7,7 @@ somebody asks. Labels hold names of routes, results and followers, never a value
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from indelible.collector import spans
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector as Source
 
     from indelible.rights import Caller
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the directory in which processes that answer together count; see prometheus_client."""
 
 MOST_SERIES = 500
 """Most producers, and most followers, that have series of their own; the rest share one."""
@@ -99,7 +104,10 @@ class Metrics:
             "indelible_entries_read", "Entries that callers were given.", registry=registry
         )
         self._waiting = prometheus.Gauge(
-            "indelible_feed_waiters", "Requests that wait for new entries.", registry=registry
+            "indelible_feed_waiters",
+            "Requests that wait for new entries.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         # Shown from the beginning: else the first of each would look like no increase.
         for counter, values in (
@@ -112,9 +120,9 @@ class Metrics:
                 counter.labels(str(value))
         prometheus.ProcessCollector(registry=registry)
         self._followers = Followers()
-        registry.register(self._followers)
-        if source is not None:
-            registry.register(source)
+        self._sources = [self._followers, *([] if source is None else [source])]
+        for each in self._sources:
+            registry.register(each)
 
     def shipped(
         self, result: Result, seconds: float, *, entries: int = 0, refused: int = 0
@@ -175,7 +183,15 @@ class Metrics:
     def exposed(self, accept: str) -> tuple[bytes, str]:
         """Return everything as text, and the media type of it, for what a client accepts."""
         write, media_type = choose_encoder(accept)
-        return write(self._registry), media_type
+        return write(self._whole() if SHARED in os.environ else self._registry), media_type
+
+    def _whole(self) -> prometheus.CollectorRegistry:
+        """Return what all processes that answer have counted together."""
+        registry = prometheus.CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        for each in self._sources:
+            registry.register(each)
+        return registry
 
 
 class Followers:

@@ -1,19 +1,21 @@
 """
 Serving: a collector as a process that listens, with TLS, until it is told to stop.
 
-One process supervises, one worker answers and has the trail open. A worker that dies is
-begun anew; nothing that was acknowledged depends on it.
+One process supervises, others answer and have the trail open. One that dies is begun anew;
+nothing that was acknowledged depends on it.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
 import threading
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from granian.log import LogLevels
 
 from indelible import trail
 from indelible.collector.app import create_app
+from indelible.collector.metrics import SHARED
 from indelible.collector.state import Collector, Settings
 from indelible.errors import CallerError
 
@@ -53,6 +56,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         store: URL of a PostgreSQL database that the trail's logs are in.
         certificate, key: PEM files; without them there is only plain HTTP, on loopback.
         client_ca: PEM file: whoever comes without a certificate of these is turned away.
+        workers: How many processes answer; each has the trail open.
     """
 
     directory: str
@@ -62,6 +66,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     certificate: str | None = None
     key: str | None = None
     client_ca: str | None = None
+    workers: int = 1
     settings: Settings = Settings()
 
     @property
@@ -83,28 +88,36 @@ def serve(serving: Serving) -> None:
     # What is wrong with the trail is said here, in one line, and not by each worker.
     open_trail(serving.directory, serving.store).close()
     os.environ[_ENVIRONMENT] = msgspec.json.encode(serving).decode()
-    Granian(
-        f"{__name__}:application",
-        factory=True,
-        interface=Interfaces.ASGI,
-        address=serving.host,
-        port=serving.port,
-        workers=1,
-        http=HTTPModes.auto,
-        websockets=False,
-        backpressure=_AT_ONCE,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEADERS_WITHIN),
-        http2_settings=HTTP2Settings(
+    # Each worker is a process of its own from the beginning: what this one holds stays here.
+    multiprocessing.set_start_method("spawn", force=True)
+    with ExitStack() as stack:
+        if serving.workers > 1:
+            # Whichever of them is asked answers for all.
+            os.environ[SHARED] = stack.enter_context(TemporaryDirectory(prefix="indelible-"))
+        Granian(f"{__name__}:application", factory=True, **_options(serving)).serve()
+
+
+def _options(serving: Serving) -> dict[str, Any]:
+    return {
+        "interface": Interfaces.ASGI,
+        "address": serving.host,
+        "port": serving.port,
+        "workers": serving.workers,
+        "http": HTTPModes.auto,
+        "websockets": False,
+        "backpressure": _AT_ONCE,
+        "http1_settings": HTTP1Settings(header_read_timeout=_HEADERS_WITHIN),
+        "http2_settings": HTTP2Settings(
             max_concurrent_streams=100, keep_alive_interval=20_000, max_headers_size=64 * 1024
         ),
-        log_level=LogLevels.warning,
-        ssl_cert=_path(serving.certificate),
-        ssl_key=_path(serving.key),
-        ssl_ca=_path(serving.client_ca),
-        ssl_client_verify=serving.client_ca is not None,
-        respawn_failed_workers=True,
-        workers_kill_timeout=_GRACE,
-    ).serve()
+        "log_level": LogLevels.warning,
+        "ssl_cert": _path(serving.certificate),
+        "ssl_key": _path(serving.key),
+        "ssl_ca": _path(serving.client_ca),
+        "ssl_client_verify": serving.client_ca is not None,
+        "respawn_failed_workers": True,
+        "workers_kill_timeout": _GRACE,
+    }
 
 
 def _check(serving: Serving) -> None:
