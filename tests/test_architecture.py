@@ -91,6 +91,7 @@ COMPOSITION = {
         "stores.sqlite",
         "stores.sqlite_keyring",
         "stores.postgresql",
+        "stores.postgresql_connections",
         "stores.postgresql_keyring",
         "stores.postgresql_schema",
     },

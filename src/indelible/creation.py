@@ -14,6 +14,7 @@ import re
 import time
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,26 +25,31 @@ from indelible.durable import replace_file, sync_directory
 from indelible.errors import (
     AlreadyATrail,
     CallerError,
+    KeyUnavailable,
+    Malformed,
     NotATrail,
     StoreError,
     StoreReadOnly,
     UnsupportedVersion,
+    VerificationError,
 )
 from indelible.event import uuid7
 from indelible.keepers import keeper_of
 from indelible.keyring import Keyring
-from indelible.keys import SigningKey, write_key
+from indelible.keys import SigningKey, read_key, write_key
 from indelible.log import append
+from indelible.note import Note
 from indelible.pins import Pins
 from indelible.policy import CUSTODY
 from indelible.store import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from indelible.kek import KeyEncryption
     from indelible.policy import Policy
+    from indelible.store import View
     from indelible.stores.postgresql import PostgresqlStore
     from indelible.stores.sqlite import SqliteStore
 
@@ -59,8 +65,8 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     What ``trail.json`` holds; a newer format may hold more, so the version is read first.
 
     Attributes:
-        store: URL of the database that holds the logs and the keyring; none where the
-            directory does. It may move, so the custody stream does not name it.
+        store: URL of the database that holds the logs and the keyring, without a password;
+            none where the directory does. It may move, so the custody stream does not name it.
     """
 
     format: int
@@ -153,12 +159,11 @@ def open_store(
     Open the store of the trail at *path*.
 
     Args:
-        url: Of its database, where ``trail.json`` does not say it yet.
+        url: Of its database, as whoever opens it gave it; else ``trail.json`` says it.
 
     Raises:
         NotATrail, UnsupportedVersion, UnsupportedFileSystem, StoreError: As `SqliteStore`
             and `PostgresqlStore`.
-        CallerError: To *create*, and the database holds a trail.
     """
     # Imported here: the package itself loads no database driver.
     if url := url or store_of(path):
@@ -166,17 +171,7 @@ def open_store(
 
         if create:
             postgresql_schema.migrate(url)
-        store = postgresql.PostgresqlStore(url, mark=path / "mark")
-        with store.read() as view:
-            found = create and view.heads()
-        if found:
-            store.close()
-            # Not as where another process was faster: it is not the one of this directory.
-            raise CallerError(
-                f"{path}: the database of its store holds another trail already, or one whose"
-                " creation failed"
-            )
-        return store
+        return postgresql.PostgresqlStore(url, mark=path / "mark")
     from indelible.stores.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(path, create=create, aside=aside)
@@ -202,25 +197,14 @@ def open_keyring(
 
     Args:
         keys: The directory of key files, where no other *keeper* is given.
-        url: Of its database, where ``trail.json`` does not say it yet.
-
-    Raises:
-        CallerError: To *create*, and the database holds a keyring.
+        url: Of its database, as whoever opens it gave it; else ``trail.json`` says it.
     """
     # Imported here: the package itself loads no database driver.
     keeper = keeper_of(keys) if keeper is None else keeper
     if url := url or store_of(path):
         from indelible.stores.postgresql_keyring import PostgresqlKeyring  # noqa: PLC0415
 
-        in_database = PostgresqlKeyring(url)
-        if create and in_database.keks():
-            in_database.close()
-            # Its keys are wrapped under one that this trail has not, or perhaps nobody.
-            raise CallerError(
-                f"{path}: the database of its store holds the keyring of another trail, or of one"
-                " whose creation failed"
-            )
-        return Keyring(in_database, keeper)
+        return Keyring(PostgresqlKeyring(url), keeper)
     from indelible.stores.sqlite_keyring import SqliteKeyring  # noqa: PLC0415
 
     store = SqliteKeyring(path)
@@ -267,60 +251,162 @@ def _make(  # noqa: PLR0917 - as `create`
     keeper: KeyEncryption | None,
     url: str | None,
 ) -> None:
-    trail_id = uuid7(time.time_ns(), os.urandom(10))
     directory = path / "keys" if keys is None else keys
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in [
-        *path.glob("head.db*"),
-        *path.glob("keyring.db*"),
-        path / "mark",
-        *(path / "keys").glob("*.key"),
-    ]:
-        left.unlink(missing_ok=True)
     description = Description(
         format=FORMAT,
-        id=trail_id,
+        id=uuid7(time.time_ns(), os.urandom(10)),
         origin=origin,
         keys="keys" if keys is None else str(keys.absolute()),
         created_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-        store=url,
+        store=None if url is None else _shown(url),
     )
-    signers = {}
-    for stream in policy.streams:
-        key = SigningKey.generate(f"{origin}/{stream}")
-        write_key(directory / f"{stream}.key", key)
-        signers[stream] = key
+    begun = _begun(marker, description)
+    if begun is None:
+        for left in [
+            *path.glob("head.db*"),
+            *path.glob("keyring.db*"),
+            path / "mark",
+            *(path / "keys").glob("*.key"),
+        ]:
+            left.unlink(missing_ok=True)
+        for stream in policy.streams:
+            write_key(directory / f"{stream}.key", SigningKey.generate(f"{origin}/{stream}"))
+        # Crash after this line: what a database holds by then belongs to these keys, and who
+        # comes next goes on with it.
+        replace_file(marker, _text(description))
+    else:
+        description = begun
+    signers = {
+        stream: read_key(directory / f"{stream}.key", f"{origin}/{stream}")
+        for stream in policy.streams
+    }
     store = open_store(path, create=True, url=url)
     try:
-        with closing(open_keyring(path, directory, keeper, create=True, url=url)) as keyring:
-            keyring.create()
-        with store.write() as transaction:
-            transaction.add_document(policies.text_of(policy))
-            for stream, key in signers.items():
-                transaction.create(Head(log=stream, origin=key.name))
-            events = [
-                own_event(trail_id, "trail.create", **description.said()),
-                *(
-                    own_event(trail_id, "key.create", log=stream, key=key.verifier.to_text())
-                    for stream, key in signers.items()
-                ),
-                own_event(trail_id, policies.SET, **policies.set_by(policy)),
-            ]
-            append(
-                transaction,
-                transaction.heads()[CUSTODY],
-                events,
-                signers[CUSTODY],
-                time.time_ns() // 1_000,
-            )
+        with store.read() as view:
+            is_filled = _is_filled(path, view, signers, policy)
+        if not is_filled:
+            with closing(open_keyring(path, directory, keeper, create=True, url=url)) as keyring:
+                _make_keys(path, keyring, goes_on=begun is not None)
+            _fill(store, description, signers, policy)
     finally:
         store.close()
     with suppress(OSError):
-        Pins(trail_id).pin({stream: key.verifier for stream, key in signers.items()})
-    # Crash before this line: no trail, and whoever comes next starts over.
-    replace_file(marker, msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n")
+        Pins(description.id).pin({stream: key.verifier for stream, key in signers.items()})
+    # Crash before this line: no trail, and whoever comes next starts over, or goes on where
+    # it is in a database.
     marker.rename(path / "trail.json")
     sync_directory(path)
+
+
+def _begun(marker: Path, description: Description) -> Description | None:
+    """
+    Return what was begun in a database and cut off, to be gone on with, if anything was.
+
+    Raises:
+        CallerError: It was begun otherwise than *description* says.
+    """
+    try:
+        begun = msgspec.json.decode(marker.read_bytes(), type=Description)
+    except msgspec.MsgspecError:
+        return None
+    if begun.store is None or begun.store != description.store:
+        # Files are worthless then; and another database knows nothing of it.
+        return None
+    for name in ("origin", "keys"):
+        found, expected = getattr(description, name), getattr(begun, name)
+        if found != expected:
+            raise CallerError(
+                f"{marker.parent}: found {name} {found!r}, expected {expected!r}: a trail was begun"
+                " here with it; repeat it so, or make another elsewhere"
+            )
+    return begun
+
+
+def _make_keys(path: Path, keyring: Keyring, *, goes_on: bool) -> None:
+    """
+    Make the first keys of the vault, unless what *goes_on* has made them before.
+
+    Raises:
+        CallerError: Another has.
+    """
+    found = bool(keyring.keks())
+    # Its keys are wrapped under one that this trail has not, or perhaps nobody.
+    refusal = (
+        f"{path}: the database of its store holds the keyring of another trail, or of one whose"
+        " creation was cut off elsewhere"
+    )
+    if found and not goes_on:
+        raise CallerError(refusal)
+    try:
+        keyring.create()
+        keyring.secret("creation")
+    except KeyUnavailable as error:
+        if not found:
+            raise
+        raise CallerError(f"{refusal}: {error}") from error
+
+
+def _is_filled(path: Path, view: View, signers: Mapping[str, SigningKey], policy: Policy) -> bool:
+    """
+    Tell whether a creation that was cut off has filled the store.
+
+    Raises:
+        CallerError: Another has.
+    """
+    heads = view.heads()
+    if not heads:
+        return False
+    try:
+        Note.from_bytes(heads[CUSTODY].checkpoint).verify([signers[CUSTODY].verifier])
+    except (KeyError, VerificationError, Malformed):
+        # Not as where another process was faster: it is not the one of this directory.
+        raise CallerError(
+            f"{path}: the database of its store holds another trail already"
+        ) from None
+    if view.document(sha256(policies.text_of(policy)).digest()) is None:
+        raise CallerError(
+            f"{path}: a trail was begun here under another policy; repeat it with that one, and"
+            " set this one then"
+        )
+    return True
+
+
+def _fill(
+    store: SqliteStore | PostgresqlStore,
+    description: Description,
+    signers: Mapping[str, SigningKey],
+    policy: Policy,
+) -> None:
+    with store.write() as transaction:
+        transaction.add_document(policies.text_of(policy))
+        for stream, key in signers.items():
+            transaction.create(Head(log=stream, origin=key.name))
+        events = [
+            own_event(description.id, "trail.create", **description.said()),
+            *(
+                own_event(description.id, "key.create", log=stream, key=key.verifier.to_text())
+                for stream, key in signers.items()
+            ),
+            own_event(description.id, policies.SET, **policies.set_by(policy)),
+        ]
+        append(
+            transaction,
+            transaction.heads()[CUSTODY],
+            events,
+            signers[CUSTODY],
+            time.time_ns() // 1_000,
+        )
+
+
+def _text(description: Description) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n"
+
+
+def _shown(url: str) -> str:
+    from indelible.stores.postgresql_connections import without_password  # noqa: PLC0415
+
+    return without_password(url)
 
 
 @contextmanager

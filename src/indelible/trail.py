@@ -121,17 +121,20 @@ class Trail:
         role: str = OWNER,
         case: str | None = None,
         purpose: str | None = None,
+        store: str | None = None,
     ) -> None:
         self.path = path
         description = describe(path)
+        if store is not None and description.store is None:
+            raise CallerError(f"{path}: its logs are in the directory; found a database given")
         self.id: str = description.id
         self.origin: str = description.origin
         self._signers = Signers(path / description.keys)
-        keyring = open_keyring(path, path / description.keys, keeper)
+        keyring = open_keyring(path, path / description.keys, keeper, url=store)
         self.vault = Vault(keyring, self.origin)
         # Read before the head, or a commit between the two would look like a rollback.
         known = _known(path, self.id) if check else {}
-        self.store: Store = open_store(path, aside=closing == "process")
+        self.store: Store = open_store(path, aside=closing == "process", url=store)
         try:
             if check:
                 with self.store.read() as view:
@@ -226,7 +229,7 @@ class Trail:
             keeper=keeper,
             store=store,
         )
-        return cls(path, keeper=keeper)
+        return cls(path, keeper=keeper, store=store)
 
     def reader(self, viewer: Viewer, caller: Caller | None = None) -> Reader:
         """
@@ -945,7 +948,8 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
             keys, so here a role is a preview of what it would see.
         case: What the reader works on; masked identities become pseudonyms within it.
         purpose: Why values are opened, in words.
-        store: For a trail that is made, see `Trail.create`.
+        store: For a trail that is made, see `Trail.create`; for one that is there, its
+            database with the password, which ``trail.json`` does not keep.
         collector: URL of the collector that the logs are shipped to, with *token* and *ca*,
             see `Trail.ship_to`.
 
@@ -967,7 +971,15 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     if mode == "r":
         if collector is not None:
             raise CallerError("collector: found mode 'r', expected 'a' to ship a trail")
-        return Trail(path, check=False, keeper=keeper, role=role, case=case, purpose=purpose)
+        return Trail(
+            path,
+            check=False,
+            keeper=keeper,
+            role=role,
+            case=case,
+            purpose=purpose,
+            store=store,
+        )
     with system_errors(path):
         missing = not (path / "trail.json").exists() and (
             not (path / "head.db").exists() or being_created(path)
@@ -983,6 +995,7 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         role=role,
         case=case,
         purpose=purpose,
+        store=store,
     )
     if collector is not None:
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from indelible import query
 from indelible.checkpoint import Checkpoint, Rotation
-from indelible.creation import describe, open_store, store_of
+from indelible.creation import describe, open_store
 from indelible.errors import CallerError, Damaged
 from indelible.mark import Known, Mark
 from indelible.note import Note
@@ -58,10 +58,10 @@ def verify(
     """
     trusted = _trusted(store, pins, keys)
     verdict = verify_trail(
-        partial(open_store, path),
+        partial(open_store, path, url=_database(store)),
         keys=trusted,
         known=_seen(path, store, pins, trusted, checkpoints),
-        check_file=_check_file(path),
+        check_file=_check_file(path, _database(store)),
         jobs=jobs,
         deep=deep,
         progress=progress,
@@ -75,9 +75,14 @@ def verify(
     return verdict if vault is None else _accounted(verdict, store, vault, progress)
 
 
-def _check_file(path: Path) -> CheckFile:
+def _database(store: Store) -> str | None:
+    """Return the URL that *store* was opened with, where it is in a database."""
+    return getattr(store, "url", None)
+
+
+def _check_file(path: Path, url: str | None) -> CheckFile:
     """Return what checks closed segments, as the store of the trail at *path* keeps them."""
-    if url := store_of(path):
+    if url is not None:
         from indelible.stores.postgresql_check import check_segment  # noqa: PLC0415 - below
 
         return partial(check_segment, url)

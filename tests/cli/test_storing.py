@@ -155,28 +155,28 @@ def test_a_database_is_asked_for(shell: Shell) -> None:
     assert "URL: found none, and INDELIBLE_STORE holds none" in answer.stderr
 
 
-def test_a_trail_whose_making_failed_is_not_mixed_with_the_next(
+def test_a_trail_whose_making_failed_is_made_by_the_same_command(
     shell: Shell, tmp_path: Path, url: str
 ) -> None:
-    """What a failed creation left in a database is named, and nothing is sealed with its keys."""
+    """What failed is repeated as it was, and goes on with the keys that it had made."""
     path = tmp_path / "audit"
     shell("store", "create", url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER TABLE indelible.log ADD CONSTRAINT full_ CHECK (number < 0)")
-    failed = shell("init", path, "--store", url)
+    failed = shell("init", path, "--store", url, "--origin", "audit.example.com/shop")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER TABLE indelible.log DROP CONSTRAINT full_")
 
-    repeated = shell("init", path, "--store", url)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA indelible, indelible_keyring CASCADE")
-    anew = shell("init", path, "--store", url)
+    elsewhere = shell("init", tmp_path / "other", "--store", url)
+    otherwise = shell("init", path, "--store", url, "--origin", "audit.example.com/other")
+    repeated = shell("init", path, "--store", url, "--origin", "audit.example.com/shop")
     recorded = shell(
         *("record", path, "--action", "role.grant", "--actor", "user:carol"),
         *("--resource", "user:bob"),
     )
 
-    assert 1 == failed.code
-    assert 2 == repeated.code
-    assert "the database of its store holds the keyring of another trail" in repeated.stderr
-    assert (0, 0) == (anew.code, recorded.code)
+    assert (1, 2, 2) == (failed.code, elsewhere.code, otherwise.code)
+    assert "the database of its store holds the keyring of another trail" in elsewhere.stderr
+    assert "expected 'audit.example.com/shop': a trail was begun here with it" in otherwise.stderr
+    assert (0, 0) == (repeated.code, recorded.code)
+    assert 0 == shell("verify", path).code

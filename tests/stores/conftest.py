@@ -12,7 +12,7 @@ from indelible.stores.postgresql_schema import create
 from tests.postgres import Server, server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 _EMPTY = """
@@ -65,6 +65,40 @@ def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection beside the store's own, as somebody who has the database."""
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
+
+
+def wait_until_somebody(connection: psycopg.Connection[Any], event: str) -> None:
+    """Wait until another connection to the server waits for *event*."""
+    for _ in range(1_000):
+        if connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = %s", (event,)
+        ).fetchall():
+            return
+        connection.execute("SELECT pg_sleep(0.01)")
+    raise AssertionError(f"nobody waits for {event}")
+
+
+@contextmanager
+def standby_that_never_comes(url: str) -> Iterator[Callable[[], None]]:
+    """Yield what lets each commit wait for a standby from then on, to the end of the block."""
+
+    def begin() -> None:
+        with connected(url) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            connection.execute("SELECT pg_reload_conf()")
+            while connection.execute("SHOW synchronous_standby_names").fetchone() == ("",):
+                connection.execute("SELECT pg_sleep(0.01)")
+
+    try:
+        yield begin
+    finally:
+        with connected(url) as connection:
+            # Whatever is still waiting for one would wait here, too.
+            connection.execute("SET synchronous_commit = 'local'")
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+            while connection.execute("SHOW synchronous_standby_names").fetchone() != ("",):
+                connection.execute("SELECT pg_sleep(0.01)")
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,14 @@ from indelible.seal import seal
 from indelible.store import Forgotten, Head
 from indelible.stores import postgresql_schema
 from indelible.stores.postgresql import PostgresqlStore
+from indelible.stores.postgresql_connections import without_password
 from tests.postgres import server
-from tests.stores.conftest import StoreServer, connected
+from tests.stores.conftest import (
+    StoreServer,
+    connected,
+    standby_that_never_comes,
+    wait_until_somebody,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,16 +296,17 @@ def test_a_connection_that_broke_before_its_commit_leaves_it_uncertain(
     assert 0 == add(store).first
 
 
-def test_a_commit_whose_answer_was_lost_is_found(
-    opened: Callable[[], PostgresqlStore], url: str
+@BOTH
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_a_commit_that_was_not_waited_for_is_uncertain(
+    opened: Callable[[], PostgresqlStore], url: str, end: str
 ) -> None:
-    """A write that happened although the connection broke is there for whoever looks."""
+    """
+    A commit whose answer was lost, or that no standby has confirmed, is no promise.
+
+    The server has it, and whoever looks finds it; a failover may lose it.
+    """
     store = opened()
-    with connected(url) as connection:
-        # Runs at the very end of the transaction, when nothing can undo it any more but the
-        # server's own end: the one who commits waits for a standby that never comes.
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        connection.execute("SELECT pg_reload_conf()")
     failures: list[IndelibleError] = []
 
     def write() -> None:
@@ -309,72 +316,17 @@ def test_a_commit_whose_answer_was_lost_is_found(
             failures.append(error)
 
     thread = threading.Thread(target=write)
-    try:
+    with standby_that_never_comes(url) as wait_for_standby, connected(url) as connection:
+        wait_for_standby()
         thread.start()
-        with connected(url) as connection:
-            _wait_for(connection, "SyncRep")
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE wait_event = 'SyncRep'"
-            )
+        wait_until_somebody(connection, "SyncRep")
+        connection.execute(
+            f"SELECT {end}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'".encode()  # noqa: S608 - names of ours
+        )
         thread.join()
-    finally:
-        _no_standby(url)
 
     assert [WriteUncertain] == [type(failure) for failure in failures]
     assert 1 == size(store)
-
-
-@BOTH
-def test_a_commit_that_was_not_waited_for_is_uncertain(
-    opened: Callable[[], PostgresqlStore], url: str
-) -> None:
-    """A commit that no standby has confirmed may be lost with the server; it is no promise."""
-    store = opened()
-    with connected(url) as connection:
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        connection.execute("SELECT pg_reload_conf()")
-    failures: list[IndelibleError] = []
-
-    def write() -> None:
-        try:
-            add(store)
-        except IndelibleError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=write)
-    try:
-        thread.start()
-        with connected(url) as connection:
-            _wait_for(connection, "SyncRep")
-            connection.execute(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-            )
-        thread.join()
-    finally:
-        _no_standby(url)
-
-    assert [WriteUncertain] == [type(failure) for failure in failures]
-
-
-def _wait_for(connection: psycopg.Connection[Any], event: str) -> None:
-    for _ in range(1_000):
-        if connection.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event = %s", (event,)
-        ).fetchall():
-            return
-        connection.execute("SELECT pg_sleep(0.01)")
-    raise AssertionError(f"nobody waits for {event}")
-
-
-def _no_standby(url: str) -> None:
-    with connected(url) as connection:
-        # Whatever is still waiting for one would wait here, too.
-        connection.execute("SET synchronous_commit = 'local'")
-        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        connection.execute("SELECT pg_reload_conf()")
-        while connection.execute("SHOW synchronous_standby_names").fetchone() != ("",):
-            connection.execute("SELECT pg_sleep(0.01)")
 
 
 _DIES = """
@@ -496,26 +448,21 @@ def test_a_server_that_was_stopped_and_started_has_all_that_it_confirmed(step: s
 @BOTH
 @pytest.mark.parametrize(
     ("setting", "standbys"),
-    [("off", ""), ("local", "standby")],
+    [("off", False), ("local", True)],
 )
 def test_a_server_that_confirms_what_it_may_lose_is_refused(
-    url: str, setting: str, standbys: str
+    url: str, setting: str, standbys: bool
 ) -> None:
     """Nothing is acknowledged that a crash, or a failover to the standby, could take back."""
     separator = "&" if "?" in url else "?"
     loose = f"{url}{separator}options=-csynchronous_commit%3D{setting}"
-    if standbys:
-        with connected(url) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
-            connection.execute("SELECT pg_reload_conf()")
-            while connection.execute("SHOW synchronous_standby_names").fetchone() == ("",):
-                connection.execute("SELECT pg_sleep(0.01)")
 
-    try:
+    with standby_that_never_comes(url) as wait_for_standby:
+        if standbys:
+            wait_for_standby()
+
         with pytest.raises(StoreError, match=f"found synchronous_commit = {setting}"):
             PostgresqlStore(loose, synced=False)
-    finally:
-        _no_standby(url)
 
 
 def test_a_server_that_does_not_sync_is_refused(url: str) -> None:
@@ -538,12 +485,45 @@ def test_a_database_that_may_only_be_read_says_so(
             add(store)
 
 
-def test_an_url_that_cannot_be_read_is_not_shown() -> None:
-    """A mistyped URL is refused without its password."""
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://alice:secret@host:5432/audit?no=such",
+        "postgresql://alice:sec@ret@host/audit",
+        "postgresql://alice:@secret@host/audit",
+        "postgresql://alice:sec/ret@host/audit",
+        "postgresql://alice:sec%ret@host/audit",
+        "postgresql://alice:sec:ret/@host/audit",
+        "host=localhost user=alice password=sec ret",
+        "host=localhost user=alice password='secret",
+    ],
+)
+def test_an_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+    """A mistyped URL is refused without its password, or any part of it."""
     with pytest.raises(CallerError, match="found a URL that cannot be read") as caught:
-        PostgresqlStore("postgresql://alice:secret@host:port/audit?no=such")
+        PostgresqlStore(url)
 
-    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    for part in ("sec", "ret"):
+        assert part not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://alice@host/audit", "postgresql://alice@host/audit"),
+        ("postgresql://alice:secret@host/audit", "postgresql://alice@host/audit"),
+        ("postgresql://alice:se%40cret@[::1]:1,b:2/a", "postgresql://alice@[::1]:1,b:2/a"),
+        ("postgres:///audit?password=x&host=%2Ftmp", "postgres:///audit?host=%2Ftmp"),
+        ("postgresql://h/a?sslpassword=x&sslkey=k", "postgresql://h/a?sslkey=k"),
+        ("postgresql://alice:s?e#c[ret@host/a", "postgresql://alice@host/a"),
+        ("host=h password=secret dbname=a", "dbname=a host=h"),
+    ],
+)
+def test_an_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    """What is kept of a URL says where the database is, and lets nobody in."""
+    assert shown == without_password(url)
 
 
 # ---- The mark ----

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 import indelible
@@ -11,9 +14,10 @@ from indelible.creation import describe
 from indelible.errors import CallerError, Rollback
 from indelible.policies import Consent
 from indelible.stores.postgresql import PostgresqlStore
+from indelible.stores.postgresql_schema import create
 from indelible.verdict import Level
 from tests.postgres import server
-from tests.stores.conftest import connected
+from tests.stores.conftest import connected, standby_that_never_comes, wait_until_somebody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,12 +124,89 @@ def test_a_database_holds_one_trail(trail: Trail, tmp_path: Path, url: str) -> N
         indelible.open(tmp_path / "other", store=url)
 
 
+@pytest.mark.parametrize(
+    "step", ["indelible_keyring.kek", "indelible_keyring.index_key", "indelible.document", "COMMIT"]
+)
+def test_a_trail_whose_making_was_killed_is_made_by_who_comes_next(
+    tmp_path: Path, url: str, step: str
+) -> None:
+    """Wherever a process was killed while it made a trail, the next one finishes it."""
+    path = tmp_path / "trail"
+    create(url)
+    with (
+        connected(url) as owner,
+        connected(url) as connection,
+        standby_that_never_comes(url) as wait_for_standby,
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import indelible, sys; indelible.open(*sys.argv[1:2], store=sys.argv[2])",
+                str(path),
+                url,
+            ]
+        ) as maker,
+    ):
+        table = "indelible.document" if step == "COMMIT" else step
+        with owner.transaction(force_rollback=True):
+            owner.execute(f"LOCK TABLE {table}".encode())
+            wait_until_somebody(connection, "relation")
+            if step == "COMMIT":
+                wait_for_standby()
+            else:
+                maker.kill()
+        if step == "COMMIT":
+            wait_until_somebody(connection, "SyncRep")
+            maker.kill()
+    assert not (path / "trail.json").exists()
+
+    with indelible.open(path, store=url) as audit:
+        record(audit, 3)
+        found = audit.search("actor:user:alice")
+        verdict = audit.verify()
+
+    assert 3 == len(found.items)
+    assert found.items[0].event.rationale is not None
+    assert Level.SIGNED == verdict.level
+
+
+def test_a_trail_keeps_the_url_of_its_database_without_the_password(
+    tmp_path: Path, url: str
+) -> None:
+    """Whoever reads the directory does not get into the database with what stands there."""
+    given = url.replace(":@", ":correct%40horse@").replace("?", "?sslpassword=staple&")
+    with indelible.open(tmp_path / "trail", store=given) as audit:
+        record(audit, 1)
+        assert Level.SIGNED == audit.verify().level
+
+    with indelible.open(tmp_path / "trail", store=given) as audit:
+        record(audit, 1)
+        assert given == getattr(audit.store, "url", None)
+    with indelible.open(tmp_path / "trail") as audit:
+        record(audit, 1)
+
+    said = (tmp_path / "trail" / "trail.json").read_text()
+    assert url.replace(":@", "@") == describe(tmp_path / "trail").store
+    assert "horse" not in said
+    assert "staple" not in said
+
+
+def test_a_trail_in_files_takes_no_database(tmp_path: Path, url: str) -> None:
+    """A database that is named for a trail that lies elsewhere is a mistake, and is said."""
+    indelible.open(tmp_path / "trail").close()
+
+    with pytest.raises(CallerError, match="its logs are in the directory"):
+        indelible.open(tmp_path / "trail", store=url)
+
+
 def test_the_custody_stream_does_not_name_the_database(trail: Trail, url: str) -> None:
     """A database may move to another host, and its URL is nobody's business but the operator's."""
     first = trail.at("custody", 0)
 
     assert url == describe(trail.path).store
-    assert url.encode() not in first.entry.to_bytes()
+    assert str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]).encode() not in (
+        first.entry.to_bytes()
+    )
 
 
 def test_a_trail_in_a_database_is_copied_by_the_database(trail: Trail, tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def init(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Database to keep the logs and the keyring in: postgresql://user@host/name. It is"
-            " written into the trail's directory, so leave a password to PGPASSFILE. By default"
+            help="Database to keep the logs and the keyring in: postgresql://user@host/name."
+            " Leave its password to PGPASSFILE: the trail's directory does not keep it. By default"
             " they are in the directory.",
         ),
     ] = None,

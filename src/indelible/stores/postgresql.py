@@ -52,14 +52,7 @@ from indelible.stores.postgresql_connections import (
 )
 from indelible.stores.postgresql_schema import check, refuse_newer
 from indelible.stores.postgresql_view import View, read_fact
-from indelible.stores.sqlite_layout import (
-    SPANS,
-    join_spans,
-    key_of,
-    row_of,
-    segment_from_row,
-    span_columns,
-)
+from indelible.stores.rows import SPANS, join_spans, key_of, row_of, segment_from_row, span_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ from indelible.segment import (
     pack,
 )
 from indelible.stores.postgresql_connections import change, copy, rows
-from indelible.stores.sqlite_layout import SPANS, join_spans, key_of, span_columns
+from indelible.stores.rows import SPANS, join_spans, key_of, span_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ from indelible.segment import (
 )
 from indelible.stores.postgresql_build import FINDINGS, hash_rows, read_tiles
 from indelible.stores.postgresql_connections import connect, rows, translated
-from indelible.stores.sqlite_layout import key_of
+from indelible.stores.rows import key_of
 from indelible.verify import found_by, verify_times
 
 if TYPE_CHECKING:

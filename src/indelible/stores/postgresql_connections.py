@@ -7,10 +7,12 @@ Also whose turn it is when PostgreSQL fails. It knows nothing of tables.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from indelible.errors import (
     CallerError,
@@ -24,6 +26,7 @@ from indelible.errors import (
 try:
     import psycopg
     from psycopg import pq
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
 except ImportError as error:
     raise CallerError("postgresql://: pip install 'indelible[postgresql]'") from error
 
@@ -37,6 +40,23 @@ if TYPE_CHECKING:
 _FULL = {"53100", "53200", "54000"}
 _READ_ONLY = {"25006", "42501"}
 _MOST_IDLE = 8
+_SECRET = {"password", "sslpassword"}
+_URL = re.compile(
+    r"(postgres(?:ql)?://)(?:([^/@:]*)(?::[^/@]*)?(?=@))?([^?]*)(?:\?(.*))?", re.DOTALL
+)
+"""Scheme, user, place and options."""
+
+_PATIENCE = {
+    # Seconds for a server to answer who connects.
+    "connect_timeout": 5,
+    # A host that went silent, or a network that drops what is sent, is noticed within about
+    # ten seconds (the last one: in milliseconds), whatever is waited for.
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""What a URL does not say otherwise."""
 
 
 def connect(url: str) -> Connection:
@@ -44,18 +64,59 @@ def connect(url: str) -> Connection:
     Connect to the database at *url*; transactions begin and end as they are told to.
 
     Raises:
+        CallerError: The URL cannot be read.
         StoreError: It cannot be reached.
     """
+    parameters = {**_PATIENCE, **_parse(url)}
     with translated():
-        try:
-            # Nothing is prepared: a plan for any values would lock the tables of all segments.
-            return psycopg.connect(url, autocommit=True, connect_timeout=10, prepare_threshold=None)
-        except psycopg.ProgrammingError:
-            # The driver's own message quotes the URL, and so perhaps a password.
-            raise CallerError(
-                "store: found a URL that cannot be read, expected"
-                " postgresql://user:password@host:port/database"
-            ) from None
+        # Nothing is prepared: a plan for any values would lock the tables of all segments.
+        return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+def without_password(url: str) -> str:
+    """
+    Return *url* as it may be kept and shown.
+
+    Raises:
+        CallerError: It cannot be read.
+    """
+    parameters = _parse(url)
+    kept = {name: value for name, value in parameters.items() if name not in _SECRET}
+    if kept == parameters:
+        return url
+    if written := _URL.fullmatch(url):
+        scheme, user, place, query = written.groups()
+        options = "&".join(
+            each
+            for each in (query or "").split("&")
+            if unquote(each.partition("=")[0]) not in _SECRET
+        )
+        shown = f"{scheme}{user or ''}{place}{options and '?'}{options}"
+        if _parse(shown) == kept:
+            return shown
+    return make_conninfo(**kept)
+
+
+def _parse(url: str) -> dict[str, Any]:
+    """
+    Return what *url* says.
+
+    Raises:
+        CallerError: It cannot be read, or part of a password would be taken for the server or
+            the database, and be named in errors.
+    """
+    with suppress(psycopg.ProgrammingError):
+        parameters = conninfo_to_dict(url)
+        places = [str(parameters.get(name, "")) for name in ("host", "hostaddr", "dbname")]
+        port = str(parameters.get("port", ""))
+        if not any("@" in each for each in places) and not port.strip("0123456789,"):
+            return parameters
+    # The driver's own message quotes the URL, and so perhaps a password.
+    raise CallerError(
+        "store: found a URL that cannot be read, expected"
+        " postgresql://user:password@host:port/database; an @, a / or a : in a password is"
+        " written %40, %2F or %3A"
+    )
 
 
 def rows(connection: Connection, query: str, *values: Any) -> list[TupleRow]:

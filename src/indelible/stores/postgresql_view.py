@@ -30,7 +30,7 @@ from indelible.segment import (
 from indelible.store import Stored, Tile, Wanted, Work
 from indelible.stores.postgresql_build import FINDINGS
 from indelible.stores.postgresql_connections import rows
-from indelible.stores.sqlite_layout import key_of, row_of
+from indelible.stores.rows import key_of, row_of
 from indelible.terms import FEW_VALUES, LOOKUPS, field_of
 
 if TYPE_CHECKING:

@@ -68,17 +68,12 @@ from indelible.segment import (
 )
 from indelible.store import Forgotten, Head, Stored, Tile, Wanted, Work
 from indelible.stores import sqlite_keyring  # noqa: F401 - see the end of this module
+from indelible.stores.rows import SPANS, join_spans, key_of, row_of, segment_from_row, span_columns
 from indelible.stores.sqlite_build import build, build_aside, rebuild, sweep
 from indelible.stores.sqlite_layout import (
-    SPANS,
     connect,
-    join_spans,
-    key_of,
-    row_of,
     schema,
-    segment_from_row,
     segment_path,
-    span_columns,
     store_error,
     translated,
     truncate_wal,

@@ -34,19 +34,8 @@ from indelible.segment import (
     Span,
     pack,
 )
-from indelible.stores.sqlite_layout import (
-    SPANS,
-    connect,
-    discard,
-    hash_file,
-    join_spans,
-    key_of,
-    row_of,
-    schema,
-    segment_from_row,
-    segment_path,
-    span_columns,
-)
+from indelible.stores.rows import SPANS, join_spans, key_of, row_of, segment_from_row, span_columns
+from indelible.stores.sqlite_layout import connect, discard, hash_file, schema, segment_path
 from indelible.stores.sqlite_vault import build_vault, purge_in_file, vault_path
 
 if TYPE_CHECKING:

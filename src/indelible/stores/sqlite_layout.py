@@ -1,7 +1,7 @@
 """
 Layout: what is common to all that reads or writes the SQLite store's files.
 
-Connections and their promises, rows and their keys, and whose turn it is when
+Connections and their promises, files and their names, and whose turn it is when
 SQLite fails.
 """
 
@@ -12,22 +12,15 @@ import sqlite3
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from indelible.durable import sync_directory
 from indelible.errors import Damaged, IndelibleError, StoreError, StoreFull, StoreReadOnly
-from indelible.segment import Segment, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-SPANS = "recorded_least, recorded_most, occurred_least, occurred_most, id_time_least, id_time_most"
-"""Columns of the rows that carry the times of several entries."""
-
-_LOG_SHIFT = 40
 _CHECKPOINT_PAGES = 4_000
 _sql = files("indelible.stores") / "sql"
 
@@ -121,34 +114,6 @@ def store_error(error: sqlite3.Error) -> IndelibleError:
     return StoreError(text)
 
 
-def key_of(number: int, row: int) -> int:
-    """Return the key of row *row* of the log with this number."""
-    return number << _LOG_SHIFT | row
-
-
-def row_of(key: int) -> int:
-    """Return the number of a row within its log."""
-    return key & ((1 << _LOG_SHIFT) - 1)
-
-
-def span_columns(recorded: Span, occurred: Span, id_times: Span) -> tuple[int, ...]:
-    """Return the values of the columns `SPANS`."""
-    return (
-        recorded.least,
-        recorded.most,
-        occurred.least,
-        occurred.most,
-        id_times.least,
-        id_times.most,
-    )
-
-
-def join_spans(spans: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Return the values of `SPANS` that cover all those of *spans*."""
-    columns = list(zip(*spans, strict=True))
-    return tuple(min(column) if n % 2 == 0 else max(column) for n, column in enumerate(columns))
-
-
 def segment_path(path: Path, log: str, number: int, purged: int = 0) -> Path:
     """
     Return where the file of a closed segment is.
@@ -167,34 +132,6 @@ def discard(path: Path) -> None:
         file.truncate(0)
     path.unlink()
     sync_directory(path.parent)
-
-
-def segment_from_row(log: str, row: Sequence[Any]) -> Segment:
-    """
-    Return the segment that a row of the manifest describes; the spans stand last.
-
-    Raises:
-        Damaged: Its counts cannot be read.
-    """
-    key, root, file_hash, file_size, purged, packed, filter_, lookups, *spans = row
-    try:
-        counts = msgspec.msgpack.decode(packed, type=dict[int, tuple[int, int]])
-    except msgspec.MsgspecError as error:
-        raise Damaged(f"segment {log}/{row_of(key):06d}: its counts: {error}") from error
-    return Segment(
-        log=log,
-        number=row_of(key),
-        root=root,
-        file_hash=file_hash,
-        file_size=file_size,
-        recorded=Span(*spans[0:2]),
-        occurred=Span(*spans[2:4]),
-        id_times=Span(*spans[4:6]),
-        filter=filter_,
-        counts=counts,
-        lookups=lookups,
-        purged=purged,
-    )
 
 
 def hash_file(path: Path) -> tuple[bytes, int]:

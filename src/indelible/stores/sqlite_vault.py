@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from indelible.durable import sync_directory, sync_file
 from indelible.errors import Damaged
 from indelible.segment import SEGMENT, TILE, Filter, Lookups, Postings
-from indelible.stores.sqlite_layout import discard, key_of, schema, translated
+from indelible.stores.rows import key_of
+from indelible.stores.sqlite_layout import discard, schema, translated
 
 if TYPE_CHECKING:
     from array import array
