@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from litestar import Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 
 from indelible import tokens
 from indelible.collector.callers import Gate, asks
@@ -46,7 +46,9 @@ def show_all(
 
 @post("/v1/tokens", guards=asks(Verb.CONFIGURE), sync_to_thread=True, responses=_MAY_NOT)
 def issue(
-    data: TokenRequest, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[TokenRequest],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> Response[TokenShown]:
     """Issue an access token; its secret is in the answer, and nowhere else ever."""
     policy = collector.trail.policy
@@ -78,7 +80,7 @@ def rotate(
     token_id: FromPath[str],
     collector: NamedDependency[Collector],
     caller: NamedDependency[Caller],
-    data: TokenRotation | None = None,
+    data: JSONBody[TokenRotation | None] = None,
 ) -> Response[TokenShown]:
     """Issue the successor of an access token, which works for a while yet."""
     trail, now = collector.trail, collector.now()
@@ -114,7 +116,7 @@ def revoke(
     responses=_MAY_NOT,
 )
 def issue_viewer_token(
-    data: ViewerTokenRequest,
+    data: JSONBody[ViewerTokenRequest],
     collector: NamedDependency[Collector],
     caller: NamedDependency[Caller],
     gate: NamedDependency[Gate],
