@@ -8,6 +8,7 @@ from litestar import Litestar, Request
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from indelible.collector import (
@@ -93,6 +94,8 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             title="Indelible collector",
             version="1",
             path="/schema",
+            # The others' pages take their scripts from elsewhere.
+            render_plugins=[JsonRenderPlugin()],
             components=Components(
                 security_schemes={
                     "token": SecurityScheme(type="http", scheme="bearer", bearer_format="token")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
 
 from indelible.collector.bodies import body_of, decoded
 from indelible.collector.callers import asks
@@ -312,7 +313,10 @@ def _bodies(data: bytes) -> list[bytes]:
 
 @post("/v1/events", guards=asks(Verb.RECORD), status_code=207)
 async def record(
-    request: Request[Caller, Any, Any], collector: Collector, receiving: Receiving, caller: Caller
+    request: Request[Caller, Any, Any],
+    collector: NamedDependency[Collector],
+    receiving: NamedDependency[Receiving],
+    caller: NamedDependency[Caller],
 ) -> EventResults:
     """Record plain events; each is answered for itself."""
     collector.check_room()
@@ -329,7 +333,9 @@ async def record(
 
 @post("/v1/events:validate", guards=asks(Verb.RECORD), status_code=200)
 async def validate(
-    request: Request[Caller, Any, Any], collector: Collector, caller: Caller
+    request: Request[Caller, Any, Any],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> EventChecks:
     """Say what the policy would do with events; nothing is recorded."""
     data = await body_of(request)

@@ -29,7 +29,7 @@ import anyio.to_thread
 import msgspec
 from litestar import Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 from litestar.response import File
 
 from indelible import query
@@ -578,7 +578,7 @@ def shown(export: Export) -> ExportShown:
     tags=["exports"],
 )
 def export_entries(
-    data: ExportRequest,
+    data: JSONBody[ExportRequest],
     caller: NamedDependency[Caller],
     reader: NamedDependency[Reader],
     exports: NamedDependency[Exports],

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from litestar import Request, Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 
 from indelible import approval, custody, erasure, holds, loosening, policies
 from indelible.access import MASK, Viewer
@@ -608,7 +608,9 @@ def _policy_shown(policy: Policy) -> PolicyShown:
 
 @put("/v1/policy", guards=asks(Verb.CONFIGURE), sync_to_thread=True, tags=["governing"])
 def policy_set(
-    data: PolicyChange, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[PolicyChange],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> PolicyShown:
     """Put the trail under another policy; what loosens the one in force must be approved first."""
     check_whole(caller, "policy")
@@ -627,7 +629,9 @@ def all_holds(
 
 @post("/v1/holds", guards=_ERASES, sync_to_thread=True, tags=["governing"])
 def hold(
-    data: HoldRequest, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[HoldRequest],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> HoldShown:
     """Place a legal hold: what it is on is neither erased nor purged while it lasts."""
     check_whole(caller, "holds")
@@ -664,7 +668,9 @@ def release(
 
 @post("/v1/erasures", guards=_ERASES, sync_to_thread=True, tags=["governing"])
 def plan_erasure(
-    data: ErasureRequest, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[ErasureRequest],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> PlanShown:
     """Plan an erasure: what there is of the subject, less what a hold or a floor keeps."""
     check_whole(caller, "erasure")
@@ -767,7 +773,9 @@ def plan_to_sign(
 
 @post("/v1/approvals", guards=asks(Verb.APPROVE), sync_to_thread=True, tags=["governing"])
 def hand_in(
-    data: ApprovalNote, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[ApprovalNote],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> PlanShown:
     """Hand in the note by which a person of the policy approves a plan."""
     check_whole(caller, "approvals")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 
 from indelible import grants, query
 from indelible.access import Viewer
@@ -383,7 +383,9 @@ def _text(name: str, text: str) -> str:
 
 @post("/v1/access-requests", guards=asks(Verb.REQUEST), sync_to_thread=True, tags=["governing"])
 def request_access(
-    data: AccessRequest, collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+    data: JSONBody[AccessRequest],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
 ) -> Response[GrantShown]:
     """Ask for a grant; others decide."""
     grant = ask(collector, caller, data)
@@ -439,7 +441,7 @@ def request_shown(
 )
 def decision(
     request_id: FromPath[str],
-    data: AccessDecision,
+    data: JSONBody[AccessDecision],
     collector: NamedDependency[Collector],
     caller: NamedDependency[Caller],
 ) -> GrantShown:

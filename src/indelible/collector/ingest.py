@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
 
 from indelible import policies
 from indelible.collector.bodies import body_of, decoded
@@ -274,11 +276,11 @@ def _leaves(view: View, origin: str, held: Held, first: int, last: int) -> list[
     responses={409: ResponseSpec(Problem, description="A gap, a conflict or a revoked key")},
 )
 async def take(
-    target: str,
+    target: FromPath[str],
     request: Request[Caller, Any, Any],
-    collector: Collector,
-    ingest: Ingest,
-    caller: Caller,
+    collector: NamedDependency[Collector],
+    ingest: NamedDependency[Ingest],
+    caller: NamedDependency[Caller],
 ) -> ShipmentReceipt:
     """Take the entries of a producer's log: ``POST /v1/producers/{origin}/entries``."""
     origin, slash, last = target.lstrip("/").rpartition("/")

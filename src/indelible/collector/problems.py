@@ -17,6 +17,7 @@ from indelible.errors import (
     InvalidCursor,
     InvalidEvent,
     InvalidQuery,
+    KeyUnavailable,
     NotApproved,
     NotFound,
     Purged,
@@ -87,6 +88,7 @@ _KINDS: tuple[tuple[type[IndelibleError], int, str], ...] = (
     (InvalidQuery, 400, "invalid-query"),
     (InvalidEvent, 422, "invalid-event"),
     (NotApproved, 409, "not-approved"),
+    (KeyUnavailable, 503, "locked"),
     (CallerError, 400, "invalid-request"),
     (WriteUncertain, 503, "uncertain"),
     (StoreError, 503, "store-away"),
@@ -100,7 +102,7 @@ def problem_of(error: IndelibleError) -> Problem:
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
             # What the store says of itself may name hosts and files.
-            detail = "the store cannot be reached; try again" if status == 503 else str(error)  # noqa: PLR2004
+            detail = "store or keys cannot be reached; try again" if status == 503 else str(error)  # noqa: PLR2004
             return problem(status, name, detail)
     return problem(500, "internal", "something is wrong here; it was logged")
 

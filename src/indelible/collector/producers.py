@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from litestar import delete, get, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, Parameter
 
 from indelible import tokens
 from indelible.collector.callers import asks
@@ -84,6 +85,7 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
             producer=origin,
             entropy=os.urandom,
         )
+        issued.check_is_valid(trail.policy)
 
     def within(transaction: Transaction, _: Mapping[str, Placed]) -> None:
         for producer in producers:
@@ -230,7 +232,11 @@ def _standing(producer: Producer, held: Held) -> Standing:
     sync_to_thread=True,
     responses={409: ResponseSpec(Problem, description="Enrolled with another key")},
 )
-def enroll(data: Enrolment, collector: Collector, caller: Caller) -> Enrolled:
+def enroll(
+    data: JSONBody[Enrolment],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
+) -> Enrolled:
     """Enrol logs as producers; with a join token, oneself."""
     try:
         return enrol_all(collector.trail, data, caller, collector.now())
@@ -242,7 +248,7 @@ def enroll(data: Enrolment, collector: Collector, caller: Caller) -> Enrolled:
 
 @get("/v1/producers", guards=asks(Verb.OBSERVE), sync_to_thread=True)
 def all_standing(
-    collector: Collector,
+    collector: NamedDependency[Collector],
     after: Annotated[
         str | None, Parameter(description="The origin that the last page ended with")
     ] = None,
@@ -253,7 +259,9 @@ def all_standing(
 
 
 @get("/v1/producers/{origin:path}", guards=asks(Verb.RECORD, Verb.OBSERVE), sync_to_thread=True)
-def one_standing(origin: str, collector: Collector, caller: Caller) -> Standing:
+def one_standing(
+    origin: FromPath[str], collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+) -> Standing:
     """Say how a producer stands: with which index it is to go on."""
     name = origin.lstrip("/")
     if not caller.ships(name) and Verb.OBSERVE not in caller.verbs(collector.trail.policy):
@@ -266,9 +274,9 @@ def one_standing(origin: str, collector: Collector, caller: Caller) -> Standing:
     "/v1/producers/{origin:path}", guards=asks(Verb.CONFIGURE), status_code=200, sync_to_thread=True
 )
 def revoke_one(
-    origin: str,
-    collector: Collector,
-    caller: Caller,
+    origin: FromPath[str],
+    collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
     size: Annotated[int | None, Parameter(ge=0, description="From which size on")] = None,
 ) -> Standing:
     """Take nothing more from a producer from a size on; what it brought stays."""
