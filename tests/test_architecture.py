@@ -96,7 +96,7 @@ COMPOSITION = {
         "stores.postgresql_schema",
     },
     "trust": {"stores.sqlite_check", "stores.postgresql_check"},
-    "trail": {"sinks.directory"},
+    "trail": {"client", "sinks.collector", "sinks.directory"},
     "keepers": {"kms.aws"},
     "backup": {"stores.sqlite", "stores.sqlite_keyring"},
     "importing": {"sources"},

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
 from indelible import custody, mark, policies, query
 from indelible.access import Viewer
@@ -934,6 +934,9 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
     Open the trail at *path*, by default the one that ``INDELIBLE_TRAIL`` names.
 
     Args:
+        path: A directory; or a collector's URL, for an application without a disk, with
+            *token* and *ca* alone: what is returned then records, and does nothing else; see
+            `indelible.client.RemoteRecorder`.
         origin: For a trail that is made, see `Trail.create`.
         policy: The policy that it is to be under, or the file of one: where it is
             another than now, `Trail.set_policy` sets it. Without one, it stays.
@@ -965,6 +968,9 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
         path = os.environ.get(ENVIRONMENT) or None
         if path is None:
             raise NotATrail(f"no directory is given, and {ENVIRONMENT} names none")
+    if isinstance(path, str) and path.startswith(("https://", "http://")):
+        only = collector is None and mode == "a" and role == OWNER
+        return _remote(path, token, ca, records_only=only)
     path = Path(path)
     if isinstance(policy, (str, Path)):
         policy = policies.parse(Path(policy).read_bytes())
@@ -1004,6 +1010,17 @@ def open(  # noqa: A001 - the name that applications read: indelible.open("audit
             opened.close()
             raise
     return opened
+
+
+def _remote(
+    url: str, token: str | Path | None, ca: Path | str | None, *, records_only: bool
+) -> Trail:
+    """Return what records into a collector: the half of a trail that applications record with."""
+    from indelible.client import RemoteRecorder  # noqa: PLC0415 - recording here needs none of it
+
+    if not records_only:
+        raise CallerError("open: a URL takes token and ca; to read, use indelible.Client")
+    return cast("Trail", RemoteRecorder(url, token, ca=ca))
 
 
 def _policy_of(view: View, *, reading: bool) -> Policy:

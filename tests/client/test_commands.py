@@ -138,7 +138,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
 
     assert 0 == reader("search", "--token-file", file, INDELIBLE_TOKEN="").code
     missing = reader("search", INDELIBLE_TOKEN="")
-    assert (2, "error: --token-file: found none, and INDELIBLE_TOKEN holds none\n") == (
+    assert (2, "error: token: found none, and INDELIBLE_TOKEN holds none\n") == (
         missing.code,
         missing.stderr,
     )

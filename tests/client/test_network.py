@@ -200,6 +200,25 @@ def test_an_event_is_kept_when_recording_returns(collector: Collector) -> None:
     assert held.event.changes is not None
 
 
+def test_a_url_is_opened_like_a_directory(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An application takes the same line to record, with a disk or without one."""
+    ca = collector.server.authority.file
+    (tmp_path / "token").write_text(f"{collector.records}\n")
+
+    with indelible.open(collector.server.url, token=tmp_path / "token", ca=ca) as audit:
+        first = audit.record("invoice.pay", resource="invoice:OPEN", actor="user:bob")
+    monkeypatch.setenv("INDELIBLE_TRAIL", collector.server.url)
+    monkeypatch.setenv("INDELIBLE_TOKEN", collector.records)
+    with indelible.open(ca=ca) as audit:
+        second = audit.record("invoice.pay", resource="invoice:OPEN", actor="user:bob")
+
+    assert [State.COLLECTED] * 2 == [first.state, second.state]
+    with pytest.raises(CallerError, match="to read, use"):
+        indelible.open(collector.server.url, mode="r")
+
+
 def test_recording_does_not_block_the_event_loop(collector: Collector) -> None:
     """Many tasks record at once, each under its own actor."""
 

@@ -31,16 +31,12 @@ if TYPE_CHECKING:
     from indelible.proof import Proof
     from indelible.query import Item
 
-TOKEN = "INDELIBLE_TOKEN"  # noqa: S105 - the name of a variable
-"""Holds the access token where no file is named."""
-
-_MOST_TOKEN = 4_096
-
 TokenFile = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help=f"For a URL: holds the access token. By default the token is what {TOKEN} holds.",
+        help="For a URL: holds the access token. By default the token is what INDELIBLE_TOKEN"
+        " holds.",
     ),
 ]
 Ca = Annotated[
@@ -113,26 +109,13 @@ class Source:
             raise CallerError(f"--as: found {self.as_!r}, but a collector's token has its role")
         return Client(
             url,
-            self._token(),
+            None if self.token_file is None else Path(self.token_file),
             trust=self.trust,
             ca=self.ca,
             certificate=self.certificate,
             case=self.case,
             purpose=self.purpose,
         )
-
-    def _token(self) -> str:
-        if self.token_file is None:
-            token = os.environ.get(TOKEN, "")
-            if not token:
-                raise CallerError(f"--token-file: found none, and {TOKEN} holds none")
-            return token
-        try:
-            with Path(self.token_file).open(encoding="ascii") as file:
-                return file.read(_MOST_TOKEN).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            what = getattr(error, "strerror", None) or "holds no access token"
-            raise CallerError(f"--token-file: {self.token_file}: {what}") from None
 
     def check_local(self) -> None:
         """

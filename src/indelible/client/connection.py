@@ -11,6 +11,7 @@ import ssl
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from indelible.client.exchange import Answer, base_of
@@ -18,13 +19,14 @@ from indelible.errors import CallerError, IndelibleError, Malformed, StoreError,
 from indelible.wire import CASE_HEADER, PURPOSE_HEADER
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import httpx2
 
     from indelible.client.exchange import Request, Steps
 
 T = TypeVar("T")
+
+ENVIRONMENT = "INDELIBLE_TOKEN"
+"""Holds the access token where none is given."""
 
 _CONNECT = 5.0
 _READ = 30.0
@@ -37,14 +39,15 @@ class Address:
 
     Attributes:
         url: ``https://host[:port]``.
-        token: The access token.
+        token: The access token; or the file that holds it, which is read each time, so that
+            it may be replaced. By default what ``INDELIBLE_TOKEN`` holds.
         ca: File of the certificates that vouch for the collector's; by default the system's.
         certificate: Files of the client's certificate and its key, or one of both.
         case, purpose: Of a reader, see `indelible.access.Viewer`.
     """
 
     url: str
-    token: str
+    token: str | Path | None = None
     ca: Path | str | None = None
     certificate: tuple[Path | str, Path | str] | Path | str | None = None
     case: str | None = None
@@ -64,6 +67,7 @@ class Address:
             )
         import httpx2  # noqa: PLC0415 - only who reaches a collector needs it
 
+        self.authorization()
         return {
             "base_url": base_of(self.url),
             "headers": self._headers(),
@@ -72,13 +76,28 @@ class Address:
             "follow_redirects": False,
         }
 
+    def authorization(self) -> str:
+        """
+        Return the header that says who comes.
+
+        Raises:
+            CallerError: There is no access token.
+        """
+        token = os.environ.get(ENVIRONMENT) if self.token is None else self.token
+        where = f"token: found none, and {ENVIRONMENT} holds none"
+        if isinstance(token, Path):
+            where = f"token: {token} holds none"
+            try:
+                token = token.read_text("ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                what = getattr(error, "strerror", None) or "is not text"
+                raise CallerError(f"token: {token}: {what}") from None
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise CallerError(where if not token else "token: found none as it was issued")
+        return f"Bearer {token}"
+
     def _headers(self) -> dict[str, str | bytes]:
-        if not self.token or not self.token.isascii() or not self.token.isprintable():
-            raise CallerError("token: found no access token, expected one as it was issued")
-        headers: dict[str, str | bytes] = {
-            "Authorization": f"Bearer {self.token}",
-            "User-Agent": "indelible",
-        }
+        headers: dict[str, str | bytes] = {"User-Agent": "indelible"}
         for name, value in ((CASE_HEADER, self.case), (PURPOSE_HEADER, self.purpose)):
             if value is not None:
                 if not value.isprintable():
@@ -111,7 +130,7 @@ class Connection:
     """
 
     def __init__(self, address: Address) -> None:
-        self._settings = address.settings()
+        self._address, self._settings = address, address.settings()
         self._process = os.getpid()
         self._client = self._new()
 
@@ -144,7 +163,7 @@ class Connection:
         if request.after:
             time.sleep(request.after)
         try:
-            with self._current().stream(**_arguments(request)) as response:
+            with self._current().stream(**_arguments(request, self._address)) as response:
                 body = _Body(request)
                 for part in response.iter_bytes():
                     body.add(part)
@@ -168,7 +187,7 @@ class AsyncConnection:
     """Asks without blocking the event loop, within which it was first used."""
 
     def __init__(self, address: Address) -> None:
-        settings = address.settings()
+        self._address, settings = address, address.settings()
         import httpx2  # noqa: PLC0415 - as above
 
         self._client = httpx2.AsyncClient(**settings)
@@ -206,7 +225,7 @@ class AsyncConnection:
         try:
             if request.after:
                 await asyncio.sleep(request.after)
-            async with self._client.stream(**_arguments(request)) as response:
+            async with self._client.stream(**_arguments(request, self._address)) as response:
                 body = _Body(request)
                 async for part in response.aiter_bytes():
                     body.add(part)
@@ -215,16 +234,19 @@ class AsyncConnection:
             raise _lost(request, error) from error
 
 
-def _arguments(request: Request) -> dict[str, Any]:
+def _arguments(request: Request, address: Address) -> dict[str, Any]:
     import httpx2  # noqa: PLC0415 - as above
 
+    headers = {"Authorization": address.authorization()}
+    if request.body is not None:
+        headers["Content-Type"] = "application/json"
     return {
         "method": request.method,
         # Joined to the base as it is: what is escaped in it stays so.
         "url": request.path,
         "params": request.parameters or None,
         "content": request.body,
-        "headers": {"Content-Type": "application/json"} if request.body is not None else None,
+        "headers": headers,
         "timeout": httpx2.Timeout(_READ + request.patience, connect=_CONNECT),
     }
 

@@ -43,7 +43,7 @@ class _Client:
     def __init__(
         self,
         url: str,
-        token: str,
+        token: str | Path | None = None,
         *,
         trust: Trust | None = None,
         ca: Path | str | None = None,
@@ -72,7 +72,8 @@ class Client(_Client):
 
     Args:
         url: ``https://…``.
-        token: An access token of a role that may read.
+        token: An access token of a role that may read, or the file that holds it; by default
+            what ``INDELIBLE_TOKEN`` holds.
         trust: Verifier keys of the collector's logs, or a file of them. They are remembered,
             so that they are needed once. A key that comes with an answer is never trusted.
         ca: File of the certificates that vouch for the collector's own.
@@ -85,7 +86,7 @@ class Client(_Client):
         CallerError: The URL, the token or a file is none, or no key is trusted yet.
     """
 
-    def __init__(self, url: str, token: str, **settings: Any) -> None:
+    def __init__(self, url: str, token: str | Path | None = None, **settings: Any) -> None:
         super().__init__(url, token, **settings)
         self._connection = Connection(self._address)
         self._run = self._connection.run
@@ -333,7 +334,7 @@ class AsyncClient(_Client):
     To be used within one event loop.
     """
 
-    def __init__(self, url: str, token: str, **settings: Any) -> None:
+    def __init__(self, url: str, token: str | Path | None = None, **settings: Any) -> None:
         super().__init__(url, token, **settings)
         self._connection = AsyncConnection(self._address)
         self._run = self._connection.run

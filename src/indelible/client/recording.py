@@ -59,7 +59,8 @@ class RemoteRecorder(Recorder):
     Usable from several threads; a process that forks may go on using it on both sides.
 
     Args:
-        token: An access token of the role ``recorder``.
+        token: An access token of the role ``recorder``, or the file that holds it; by default
+            what ``INDELIBLE_TOKEN`` holds.
         ca: File of the certificates that vouch for the collector's own.
         certificate: Files of a client certificate and its key.
 
@@ -70,7 +71,7 @@ class RemoteRecorder(Recorder):
     def __init__(
         self,
         url: str,
-        token: str,
+        token: str | Path | None = None,
         *,
         ca: Path | str | None = None,
         certificate: tuple[Path | str, Path | str] | Path | str | None = None,
