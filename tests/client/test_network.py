@@ -171,6 +171,7 @@ def test_who_comes_without_a_right_is_told(collector: Collector, tmp_path: Path)
         ("https://alice:secret@127.0.0.1", "found a name or password"),
         ("https://127.0.0.1/?a=b", "found a query"),
         ("https://127.0.0.1:port", "found something else"),
+        ("https://[zz::]", "found something else"),
     ],
 )
 def test_a_collector_is_reached_over_tls_only(url: str, what: str, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def base_of(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port, host = parts.port, parts.hostname or ""
+        host = f"[{ip_address(host)}]" if ":" in host else host
     except ValueError:
         raise _no_url("something else") from None
     if parts.scheme != "https":
@@ -108,11 +109,8 @@ def base_of(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         # Not shown: it may be a secret that belongs into the token.
         raise _no_url("a name or password")
-    if not parts.hostname or parts.query or parts.fragment:
-        raise _no_url("no host" if not parts.hostname else "a query or a fragment")
-    host = parts.hostname
-    if ":" in host:
-        host = f"[{ip_address(host)}]"
+    if not host or parts.query or parts.fragment:
+        raise _no_url("no host" if not host else "a query or a fragment")
     return f"https://{host}{'' if port in {None, 443} else f':{port}'}{parts.path.rstrip('/')}"
 
 
