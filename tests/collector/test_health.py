@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -589,3 +591,17 @@ def test_a_span_says_how_many_entries_it_took(trail: Trail, exporter: InMemorySp
 
     (span,) = exporter.get_finished_spans()
     assert {"indelible.entries": 7} == dict(span.attributes or {})
+
+
+def test_without_opentelemetry_there_are_no_spans() -> None:
+    """Who has not installed it runs the same collector, and misses nothing else."""
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from indelible.collector import app, spans\n"
+        "assert spans.middleware() == []\n"
+        "spans.count(1)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
