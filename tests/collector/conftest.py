@@ -75,10 +75,7 @@ class Counted:
 @contextmanager
 def serving(collector: Collector) -> Iterator[Served]:
     """Serve *collector* in this process, from its start to its stop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        app = create_app(collector)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(create_app(collector), raise_server_exceptions=False) as client:
         yield client
 
 

@@ -11,14 +11,15 @@ import indelible
 from indelible.collected import verify_producers
 from indelible.collector.producers import enrol_all
 from indelible.collector.serving import open_trail
+from indelible.collector.state import Collector
 from indelible.producer import HELD_KIND, Held, key_of
 from indelible.query import Query, matches
 from indelible.rights import Caller
 from indelible.sinks.collector import Shipper
 from indelible.wire import Enrolment
 from tests import postgres
+from tests.collector.conftest import FAST, issued
 from tests.collector.server import Authority, Server
-from tests.sinks.test_end_to_end import issued
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def test_what_was_acknowledged_survives_whatever_is_killed(
             )
             operator = Caller(id="0", name="alice", role="operator")
             enrol_all(made, Enrolment(keys=keys), operator, 1)
-            token = issued(made, "recorder", producer="shop.example.com/*")
+            token = issued(Collector(made, FAST), "recorder", producer="shop.example.com/*")
         servers = [
             Server(tmp_path / "collector", authority, store=url, config=tmp_path / "config")
             for _ in range(2)
