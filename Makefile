@@ -117,6 +117,13 @@ lock: $(INSTALLED) ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-config --no-strip-extras --upgrade \
 		--output-file benchmarks/peers/requirements.lock benchmarks/peers/requirements.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
+		--no-header --no-emit-index-url --no-config --no-annotate --no-strip-extras \
+		--constraint requirements.lock --extra cli --extra collector --extra otel \
+		--output-file deploy/requirements.lock pyproject.toml deploy/requirements.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
+		--no-header --no-emit-index-url --no-config --no-annotate \
+		--constraint requirements.lock --group build --output-file deploy/build.lock
 
 clean: ## Remove the environment, caches and what was built
 	rm -rf $(VENV) $(OTHER) $(PEERS) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

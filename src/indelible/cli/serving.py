@@ -47,6 +47,12 @@ def serve(
             " PGPASSWORD or a password file, where no list of processes shows it.",
         ),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a trail that is made: its name to the world, such as audit.example.com/all."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = PORT,
     certificate: Annotated[
@@ -96,6 +102,7 @@ def serve(
         Serving(
             directory=where,
             store=kept,
+            origin=origin,
             host=host,
             port=port,
             certificate=certificate,

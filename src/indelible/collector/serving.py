@@ -54,6 +54,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         directory: Of the trail: its keys, and its store if that is not elsewhere.
         store: URL of a PostgreSQL database that the trail's logs are in.
+        origin: Of a trail that is made; by default, of this host's name.
         certificate, key: PEM files; without them there is only plain HTTP, on loopback.
         client_ca: PEM file: whoever comes without a certificate of these is turned away.
         workers: How many processes answer; each has the trail open.
@@ -61,6 +62,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     directory: str
     store: str | None = None
+    origin: str | None = None
     host: str = "127.0.0.1"
     port: int = 8443
     certificate: str | None = None
@@ -86,7 +88,7 @@ def serve(serving: Serving) -> None:
     """
     _check(serving)
     # What is wrong with the trail is said here, in one line, and not by each worker.
-    open_trail(serving.directory, serving.store).close()
+    open_trail(serving.directory, serving.store, serving.origin).close()
     os.environ[_ENVIRONMENT] = msgspec.json.encode(serving).decode()
     # Each worker is a process of its own from the beginning: what this one holds stays here.
     multiprocessing.set_start_method("spawn", force=True)
@@ -147,7 +149,7 @@ def _path(name: str | None) -> Path | None:
 def application() -> Litestar:
     """Return the application of this worker, as its parent has described it."""
     serving = msgspec.json.decode(os.environ[_ENVIRONMENT], type=Serving)
-    opened = open_trail(serving.directory, serving.store)
+    opened = open_trail(serving.directory, serving.store, serving.origin)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -174,7 +176,7 @@ def _announce(serving: Serving, origin: str) -> None:
     sys.stdout.flush()
 
 
-def open_trail(directory: str, store: str | None) -> trail.Trail:
+def open_trail(directory: str, store: str | None, origin: str | None = None) -> trail.Trail:
     """
     Open the trail of a collector; where there is none, it is made.
 
@@ -186,4 +188,4 @@ def open_trail(directory: str, store: str | None) -> trail.Trail:
     more: dict[str, Any] = {} if store is None else {"store": store}
     path = Path(directory)
     made = not (path / "trail.json").exists()
-    return trail.open(path, policy=for_collector() if made else None, **more)
+    return trail.open(path, origin=origin, policy=for_collector() if made else None, **more)
