@@ -6,6 +6,7 @@ The command line: `indelible record`, `search`, `verify` and the others.
     application.py   the Typer app: its commands, exit codes and errors
     arguments.py     what several commands take
     recording.py     init, record, import
+    shipping.py      ship
     reading.py       search, show, history, facets, tail, stats
     proving.py       verify, prove, verify-proof, checkpoint, key, export
     keeping.py       rotate-key, backup, restore

@@ -32,6 +32,7 @@ from indelible.cli import (
     recording,
     relaying,
     serving,
+    shipping,
     storing,
     tokens,
 )
@@ -49,6 +50,7 @@ _GROUPS: dict[str, tuple[tuple[str, Callable[..., None] | typer.Typer], ...]] = 
         ("record", recording.record),
         ("import", recording.import_),
         ("relay", relaying.relay),
+        ("ship", shipping.ship),
     ),
     "Read": (
         ("search", reading.search),
