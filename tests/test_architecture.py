@@ -58,6 +58,8 @@ LAYERS = {
         "scanning",
         "reader",
         "collected",
+        "grants",
+        "export",
         "shipping",
     ],
     "the whole": [
@@ -106,7 +108,7 @@ COMPOSITION = {
 
 BESIDE = {
     "cli": {"sources", "outboxes", "stores", "sinks", "client", "collector"},
-    "collector": {"sources"},
+    "collector": {"sources", "sinks"},
     "frameworks": {"outboxes"},
 }
 """Which other edges an edge knows."""
