@@ -284,7 +284,8 @@ def _lost(request: Request, error: Exception) -> IndelibleError:
     """Return what it means that there is no answer to *request*."""
     import httpx2  # noqa: PLC0415 - as above
 
-    what = f"collector: no answer ({type(error).__name__})"
+    why = str(error)
+    what = f"collector: no answer ({type(error).__name__}{why and f': {why}'})"
     unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
     if request.method == "GET" or isinstance(error, unsent):
         return StoreError(what)
