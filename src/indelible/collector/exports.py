@@ -665,9 +665,11 @@ def sinks(collector: NamedDependency[Collector]) -> list[SinkShown]:
     return [*found, *named]
 
 
+# Of several at one path, what answers a Response comes last: Litestar wraps the others twice,
+# and awaits what that returns of everything else.
 ROUTES: list[Any] = [
-    export_entries,
     own_exports,
+    export_entries,
     export_shown,
     export_file,
     drop_export,

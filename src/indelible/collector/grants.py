@@ -464,4 +464,6 @@ def revocation(
     revoke(collector, caller, request_id)
 
 
-ROUTES: list[Any] = [request_access, requests, request_shown, decision, revocation]
+# Of several at one path, what answers a Response comes last: Litestar wraps the others twice,
+# and awaits what that returns of everything else.
+ROUTES: list[Any] = [requests, request_access, request_shown, decision, revocation]
