@@ -21,7 +21,7 @@ from indelible.keys import SigningKey
 from indelible.log import append
 from indelible.query import Item, Page, Query, items, matches, prove, search
 from indelible.seal import seal
-from indelible.segment import SEGMENT
+from indelible.segment import BLOCK, SEGMENT
 from indelible.store import Head
 from indelible.stores.sqlite import SqliteStore
 
@@ -164,14 +164,16 @@ def found(page: Page) -> list[tuple[str, int]]:
     return [(item.log, item.index) for item in page.items]
 
 
-def all_pages(store: SqliteStore, query: Query, limit: int) -> list[tuple[str, int]]:
+def all_pages(
+    store: SqliteStore, query: Query, limit: int, most: int | None = None
+) -> list[tuple[str, int]]:
     """Return log and index of each item of all pages."""
     answer: list[tuple[str, int]] = []
     cursor = None
     while True:
         with store.read() as view:
-            page = search(view, query, limit=limit, cursor=cursor, secret=SECRET)
-        assert limit == len(page.items) or page.cursor is None
+            page = search(view, query, limit=limit, cursor=cursor, secret=SECRET, most=most)
+        assert limit == len(page.items) or page.cursor is None or most is not None
         answer += found(page)
         cursor = page.cursor
         if cursor is None:
@@ -414,6 +416,24 @@ def test_a_query_finds_exactly_what_it_asks_for(mixed: Trail, query: Query) -> N
 def test_pages_together_hold_each_match_once(mixed: Trail, query: Query, limit: int) -> None:
     """However an answer is cut into pages, nothing is lost and nothing comes twice."""
     assert brute_force(mixed.rows, query) == all_pages(mixed.store, query, limit)
+
+
+@given(query=queries(), limit=st.integers(1, 40), most=st.integers(0, 200))
+@settings(max_examples=20, deadline=None)
+def test_pages_that_read_no_more_than_they_may_hold_each_match_once(
+    mixed: Trail, query: Query, limit: int, most: int
+) -> None:
+    """A page may end early, even empty; its cursor goes on, and no page is without progress."""
+    assert brute_force(mixed.rows, query) == all_pages(mixed.store, query, limit, most)
+
+
+def test_a_page_reads_no_more_than_it_may(long: Trail) -> None:
+    """Nothing has this text: the page is empty, has read what it may, and knows where to go on."""
+    with long.store.read() as view:
+        page = search(view, Query(text="nothing-has-this"), most=1_000, secret=SECRET)
+
+        assert ((), True) == (page.items, page.cursor is not None)
+        assert view.work.blocks_read <= 1_000 // BLOCK + 3
 
 
 @given(st.randoms(use_true_random=False), st.booleans(), st.integers(1, 7))

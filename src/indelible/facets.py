@@ -20,7 +20,7 @@ from indelible.box import ValueState
 from indelible.entry import microseconds
 from indelible.errors import Damaged, InvalidQuery
 from indelible.policy import Sight
-from indelible.query import check_allowed, items, logs_of, matches_in_log, value_at
+from indelible.query import Bound, check_allowed, items, logs_of, matches_in_log, value_at
 from indelible.store import Wanted
 from indelible.terms import LOOKUPS, Field, field_of, term
 
@@ -85,6 +85,19 @@ _FIELDS: dict[str, _Of] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """
+    Facets over some of what matches.
+
+    Attributes:
+        whole: Nothing was left out, so the counts are exact; else there are at least so many.
+    """
+
+    facets: Mapping[str, Facet]
+    whole: bool
+
+
 def facets(
     view: View,
     query: Query,
@@ -106,11 +119,46 @@ def facets(
         Damaged: An entry that may belong to the answer cannot be read, or the index
             names one for a value that it does not have.
     """
-    _check(fields, top)
+    return dict(count(view, query, fields=fields, top=top, opener=opener).facets)
+
+
+def count(
+    view: View,
+    query: Query | None,
+    *,
+    fields: Sequence[str],
+    top: int,
+    opener: Opener | None,
+    most: int | None = None,
+) -> Counted:
+    """
+    Count as `facets`, over no more than the newest of what matches.
+
+    Args:
+        query: None asks for nothing.
+        most: Entries that are looked at; each log has a part in them.
+
+    Raises:
+        InvalidQuery, UnknownStream, Forbidden, Damaged: As `facets`.
+    """
+    for field in fields:
+        if field not in _FIELDS:
+            raise InvalidQuery(f"facet: found {field!r}, expected one of {', '.join(_FIELDS)}")
+    if type(top) is not int or top < 0:
+        raise InvalidQuery(f"top: found {top!r}, expected a number from 0")
+    if query is None:
+        nothing = Facet(counts=(), distinct=0, total=0)
+        return Counted(facets=dict.fromkeys(fields, nothing), whole=True)
     check_allowed(query, opener)
     tallies: dict[str, _Tally] = {field: _Tally() for field in fields}
-    for head in logs_of(view, query):
-        indexes = _matching(view, head, query, opener)
+    # What the small logs leave of their parts is for the large ones.
+    heads = sorted(logs_of(view, query), key=lambda head: head.size - head.first)
+    whole, left = True, most
+    for number, head in enumerate(heads):
+        bound = None if left is None else Bound(left // (len(heads) - number))
+        indexes = _matching(view, head, query, opener, bound)
+        if bound is not None and left is not None:
+            whole, left = whole and not bound.is_cut, left - bound.taken
         many = indexes is None or len(indexes) > FEW
         by_index = {
             field: tally for field, tally in tallies.items() if many and _may_count(field, opener)
@@ -120,39 +168,8 @@ def facets(
         if by_reading:
             read = range(head.first, head.size) if indexes is None else indexes
             _count_by_reading(view, head.log, read, by_reading, opener)
-    return {field: _facet(view, field, tally, top, opener) for field, tally in tallies.items()}
-
-
-def count(
-    items: Iterable[Item], fields: Sequence[str], top: int, opener: Opener | None
-) -> dict[str, Facet]:
-    """
-    Count the values of each of *fields* over *items*, which were read and opened already.
-
-    Raises:
-        InvalidQuery: There is no such field, or *top* is no number from 0.
-    """
-    _check(fields, top)
-    tallies = {field: _Tally() for field in fields}
-    for item in items:
-        _count_item(item, tallies, opener)
-    return {
-        field: Facet(
-            counts=_most(tally.texts, top),
-            distinct=len(tally.texts),
-            total=tally.texts.total(),
-            withheld=tally.withheld,
-        )
-        for field, tally in tallies.items()
-    }
-
-
-def _check(fields: Sequence[str], top: int) -> None:
-    for field in fields:
-        if field not in _FIELDS:
-            raise InvalidQuery(f"facet: found {field!r}, expected one of {', '.join(_FIELDS)}")
-    if type(top) is not int or top < 0:
-        raise InvalidQuery(f"top: found {top!r}, expected a number from 0")
+    found = {field: _facet(view, field, tally, top, opener) for field, tally in tallies.items()}
+    return Counted(facets=found, whole=whole)
 
 
 class _Tally:
@@ -178,16 +195,12 @@ def _count_by_reading(
     opener: Opener | None,
 ) -> None:
     for item in items(view, log, indexes, opener):
-        _count_item(item, tallies, opener)
-
-
-def _count_item(item: Item, tallies: Mapping[str, _Tally], opener: Opener | None) -> None:
-    for field, tally in tallies.items():
-        of = _FIELDS[field]
-        if not _is_shown(item, of, opener):
-            tally.withheld += 1
-        elif (text := of.text(item.event)) is not None:
-            tally.texts[text] += 1
+        for field, tally in tallies.items():
+            of = _FIELDS[field]
+            if not _is_shown(item, of, opener):
+                tally.withheld += 1
+            elif (text := of.text(item.event)) is not None:
+                tally.texts[text] += 1
 
 
 def _is_shown(item: Item, of: _Of, opener: Opener | None) -> bool:
@@ -258,16 +271,13 @@ def _facet(view: View, field: str, tally: _Tally, top: int, opener: Opener | Non
             withheld += counts[number]
         else:
             texts[text] += counts[number]
+    named = sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))
     return Facet(
-        counts=_most(texts, top),
+        counts=tuple(named[:top]),
         distinct=len(texts) + len(counts) - len(most),
         total=counts.total() + tally.texts.total() - (withheld - tally.withheld),
         withheld=withheld,
     )
-
-
-def _most(texts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(texts.items(), key=lambda pair: (-pair[1], pair[0]))[:top])
 
 
 def _text(  # noqa: PLR0917
@@ -283,7 +293,9 @@ def _text(  # noqa: PLR0917
     return text
 
 
-def _matching(view: View, head: Head, query: Query, opener: Opener | None) -> Sequence[int] | None:
+def _matching(
+    view: View, head: Head, query: Query, opener: Opener | None, bound: Bound | None
+) -> Sequence[int] | None:
     """Return the indexes of what matches in one log, ascending; None for all of it."""
     if (
         query.text
@@ -295,18 +307,29 @@ def _matching(view: View, head: Head, query: Query, opener: Opener | None) -> Se
         or query.occurred_until
         or not _may_find(query, opener)
     ):
-        ascending = replace(query, newest_first=False)
-        return [item.index for item in matches_in_log(view, head, ascending, 0, head.size, opener)]
+        newest = replace(query, newest_first=True)
+        found = matches_in_log(view, head, newest, 0, head.size, opener, bound)
+        return [item.index for item in found][::-1]
     first = head.first if query.since is None else _recorded(view, head, query.since)
     last = head.size if query.until is None else _recorded(view, head, query.until)
     (wanted,), unwanted = query.wanted(opener), query.unwanted(opener)
     if not wanted.groups and not unwanted:
-        return None if (first, last) == (head.first, head.size) else range(first, last)
-    indexes = _indexes(view, head, wanted, first, last)
-    for group in unwanted:
-        left_out = set(_indexes(view, head, Wanted(groups=(group,)), first, last))
+        if bound is None and (first, last) == (head.first, head.size):
+            return None
+        return _newest(head, reversed(range(first, last)), bound)
+    proposed = view.candidates(head.log, wanted, first, last, newest_first=True)
+    indexes = _newest(head, proposed, bound)
+    for group in unwanted if indexes else ():
+        asked = Wanted(groups=(group,))
+        within = (indexes[0], indexes[-1] + 1)
+        left_out = set(view.candidates(head.log, asked, *within, newest_first=False))
         indexes = [index for index in indexes if index not in left_out]
     return indexes
+
+
+def _newest(head: Head, indexes: Iterable[int], bound: Bound | None) -> list[int]:
+    """Return *indexes*, the newest first as they come, ascending and within *bound*."""
+    return list(indexes if bound is None else bound.take(head.log, indexes))[::-1]
 
 
 def _may_find(query: Query, opener: Opener | None) -> bool:
@@ -323,10 +346,6 @@ def _may_find(query: Query, opener: Opener | None) -> bool:
         for path, given in asked.items()
         if not all(name.endswith(":*") for name in given)
     )
-
-
-def _indexes(view: View, head: Head, wanted: Wanted, first: int, last: int) -> list[int]:
-    return list(view.candidates(head.log, wanted, first, last, newest_first=False))
 
 
 def _recorded(view: View, head: Head, moment: datetime) -> int:

@@ -388,15 +388,49 @@ class Page:
     Part of an answer.
 
     Attributes:
-        cursor: Where the next page begins. A page that is not full has none; one
-            that is full has one as long as a log is not read to its end, so the
-            page after it may be empty.
+        cursor: Where the next page begins; none after the last one. There is one as long as
+            a log is not read to its end, so the page after this one may be empty.
         sizes: The size of each log's tree that the answer is over.
     """
 
     items: tuple[Item, ...]
     cursor: str | None
     sizes: Mapping[str, int]
+
+
+class Bound:
+    """
+    How many entries an answer may read, so that no question costs more than that.
+
+    Args:
+        least: So many of each log it may read in any case.
+
+    Attributes:
+        taken: How many it has read.
+    """
+
+    def __init__(self, most: int, *, least: int = 0) -> None:
+        self._most, self._least = most, least
+        self.taken = 0
+        self._stopped: dict[str, int] = {}
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there were more."""
+        return bool(self._stopped)
+
+    def take(self, log: str, indexes: Iterable[int]) -> Iterator[int]:
+        """Yield *indexes* of *log* as long as they may be read."""
+        for number, index in enumerate(indexes):
+            if self.taken >= self._most and number >= self._least:
+                self._stopped[log] = index
+                return
+            self.taken += 1
+            yield index
+
+    def stopped_at(self, log: str) -> int | None:
+        """Return the index of the first entry of *log* that was not read any more."""
+        return self._stopped.get(log)
 
 
 def search(
@@ -407,6 +441,7 @@ def search(
     cursor: str | None = None,
     secret: bytes,
     opener: Opener | None = None,
+    most: int | None = None,
 ) -> Page:
     """
     Answer one page of *query*.
@@ -418,6 +453,8 @@ def search(
         cursor: That of the page before, for the same query.
         secret: Authenticates cursors; the same for all who take them.
         opener: Opens committed values for who asks; without one they are withheld.
+        most: Entries that are read for the page, and a block of each log: it ends there,
+            perhaps empty, with a cursor to go on from there.
 
     Raises:
         InvalidQuery: The limit is none.
@@ -431,8 +468,13 @@ def search(
         raise _invalid("limit", repr(limit), f"a number from 1 to {MAX_LIMIT}")
     heads = logs_of(view, query)
     asked = _digest(query, opener)
+    # What was found and not taken is read again for the next page. Each log may go a block
+    # further all the same, or pages of many logs would never get on.
+    bound = None if most is None else Bound(most, least=BLOCK)
     if cursor is None:
-        readers = [_Reader(view, head, query, head.size, opener=opener) for head in heads]
+        readers = [
+            _Reader(view, head, query, head.size, opener=opener, bound=bound) for head in heads
+        ]
     else:
         places = _Cursor.from_text(cursor, secret, asked).places
         known = {head.log: head for head in heads}
@@ -443,7 +485,7 @@ def search(
                     " the trail was restored since"
                 )
         readers = [
-            _Reader(view, known[log], query, size, position, opener=opener)
+            _Reader(view, known[log], query, size, position, opener=opener, bound=bound)
             for log, size, position in places
         ]
     items: list[Item] = []
@@ -460,9 +502,14 @@ def search(
     )
 
 
-def matches(view: View, query: Query, opener: Opener | None = None) -> Iterator[Item]:
+def matches(
+    view: View, query: Query, opener: Opener | None = None, bound: Bound | None = None
+) -> Iterator[Item]:
     """
     Yield all that *query* asks for, in its order, reading only as far as is asked.
+
+    Args:
+        bound: Ends it where no more may be read.
 
     Raises:
         UnknownStream: A stream that is asked for does not exist.
@@ -471,7 +518,8 @@ def matches(view: View, query: Query, opener: Opener | None = None) -> Iterator[
     """
     check_allowed(query, opener)
     readers = [
-        _Reader(view, head, query, head.size, opener=opener) for head in logs_of(view, query)
+        _Reader(view, head, query, head.size, opener=opener, bound=bound)
+        for head in logs_of(view, query)
     ]
     while (item := _take_next(readers, query)) is not None:
         yield item
@@ -484,9 +532,13 @@ def matches_in_log(  # noqa: PLR0917 - as `matches`, of a part of one log
     first: int,
     last: int,
     opener: Opener | None = None,
+    bound: Bound | None = None,
 ) -> Iterator[Item]:
     """
     Yield what *query* asks for in [*first*, *last*) of one log, in its order.
+
+    Args:
+        bound: Ends it where no more may be read.
 
     Raises:
         Damaged: An entry that may belong to the answer cannot be read.
@@ -500,6 +552,8 @@ def matches_in_log(  # noqa: PLR0917 - as `matches`, of a part of one log
         if len(proposed) == 1
         else (index for index, _ in groupby(merge(*proposed, reverse=query.newest_first)))
     )
+    if bound is not None:
+        candidates = bound.take(head.log, candidates)
     for item in _read(view, head, candidates, opener, query.may_match):
         if query.matches(item.entry, item.event):
             yield item
@@ -593,13 +647,15 @@ class _Reader:
         position: int | None = None,
         *,
         opener: Opener | None = None,
+        bound: Bound | None = None,
     ) -> None:
         self.log, self.size = head.log, size
+        self._bound = bound
         self._down = query.newest_first
         self._end = 0 if self._down else size
         self.position = (size if self._down else 0) if position is None else position
         first, last = (0, self.position) if self._down else (self.position, size)
-        self._matches = matches_in_log(view, head, query, first, last, opener)
+        self._matches = matches_in_log(view, head, query, first, last, opener, bound)
         self._ahead: Item | None = None
 
     def has_more(self) -> bool:
@@ -610,11 +666,16 @@ class _Reader:
         """Return the next match, if there is one."""
         if self._ahead is None and self.has_more():
             self._ahead = next(self._matches, None)
-            if self._ahead is None:
-                self.position = self._end
-            else:
-                self.position = self._ahead.index + (1 if self._down else 0)
+            at = self._stopped() if self._ahead is None else self._ahead.index
+            self.position = self._end if at is None else at + (1 if self._down else 0)
         return self._ahead
+
+    def is_cut(self) -> bool:
+        """Tell whether there may be a next match that may not be looked for."""
+        return self._ahead is None and self._stopped() is not None
+
+    def _stopped(self) -> int | None:
+        return None if self._bound is None else self._bound.stopped_at(self.log)
 
     def go_past(self, item: Item) -> None:
         """Go on after *item*, which `peek` has returned."""
@@ -622,10 +683,10 @@ class _Reader:
         self.position = item.index + (0 if self._down else 1)
 
 
-def _take_next(readers: Iterable[_Reader], query: Query) -> Item | None:
+def _take_next(readers: Sequence[_Reader], query: Query) -> Item | None:
     """Return the match of all logs that comes next, and go past it."""
     found = [(item, reader) for reader in readers if (item := reader.peek()) is not None]
-    if not found:
+    if not found or any(map(_Reader.is_cut, readers)):
         return None
     choose: Callable[..., tuple[Item, _Reader]] = max if query.newest_first else min
     item, reader = choose(found, key=lambda pair: pair[0].place)

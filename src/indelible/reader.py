@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -34,7 +34,7 @@ from indelible.log import restore
 from indelible.merkle import consistency_proof
 from indelible.openings import OPENED, READ, Reading
 from indelible.policy import CUSTODY, OWNER
-from indelible.query import Item, Page, Query
+from indelible.query import Bound, Item, Page, Query
 from indelible.tiles import TILE_HEIGHT, TILE_WIDTH, encode_bundle
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from indelible.box import Found
     from indelible.covers import Covers
     from indelible.evidence import EvidenceVerdict
-    from indelible.facets import Facet
+    from indelible.facets import Counted, Facet
     from indelible.history import State
     from indelible.openings import Openings
     from indelible.policy import Policy
@@ -161,19 +161,6 @@ class Portion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """
-    Facets over the newest of what matches, see `Reader.count`.
-
-    Attributes:
-        whole: Nothing was left out, so the counts are exact; else there are at least so many.
-    """
-
-    facets: Mapping[str, Facet]
-    whole: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """
     What an actor has done, see `Reader.actor`.
@@ -214,6 +201,7 @@ class Reader:
         *,
         limit: int = 50,
         cursor: str | None = None,
+        most: int | None = None,
         **fields: Any,
     ) -> Page:
         """
@@ -223,6 +211,8 @@ class Reader:
             query_: A `Query`, or its text (``actor:user:alice action:invoice.*``);
                 or give its *fields* by name.
             cursor: The page before's, to go on after it.
+            most: Entries that are read; the page ends there, perhaps empty, with a cursor.
+                By default all that it takes to fill it.
 
         Raises:
             InvalidQuery: The query or the limit means nothing.
@@ -243,6 +233,7 @@ class Reader:
                 cursor=cursor,
                 secret=self._secret(),
                 opener=look.opener,
+                most=most,
             )
             look.read = len(page.items)
             return page
@@ -317,9 +308,9 @@ class Reader:
         from indelible.history import about, fold  # noqa: PLC0415 - recording needs none of it
 
         with self._looking(f"resource:{resource}") as look:
-            view = _Bounded(look.view, most)
-            items = list(self._matches(cast("View", view), about(resource, at=at), look.opener))
-            if view.is_cut:
+            bound = None if most is None else Bound(most)
+            items = list(self._matches(look.view, about(resource, at=at), look.opener, bound))
+            if bound is not None and bound.is_cut:
                 raise InvalidQuery(f"resource: has more than {most} entries; ask for its history")
             look.read = len(items)
             return fold(items)
@@ -340,14 +331,8 @@ class Reader:
         Raises:
             InvalidQuery: The query means nothing.
         """
-        from indelible.facets import count, facets  # noqa: PLC0415 - recording needs none of it
-
-        asked = asked_by(query_, filters)
-        with self._looking(asked.to_text()) as look:
-            narrowed = self.scope.narrow(asked, look.view)
-            if narrowed is None:
-                return count((), tuple(fields), top, look.opener)
-            return facets(look.view, narrowed, fields=tuple(fields), top=top, opener=look.opener)
+        found = self.count(query_, fields=fields, top=top, most=None, **filters)
+        return dict(found.facets)
 
     def count(
         self,
@@ -355,23 +340,27 @@ class Reader:
         *,
         fields: Sequence[str] = ("actor", "action", "resource", "outcome"),
         top: int = 10,
-        most: int = 10_000,
+        most: int | None = 10_000,
         **filters: Any,
     ) -> Counted:
         """
-        Count as `facets`, over the newest of what matches, reading no more than *most* entries.
+        Count as `facets`, over the newest of what matches, looking at no more than *most* entries.
 
         Raises:
             InvalidQuery: The query means nothing.
         """
         from indelible.facets import count  # noqa: PLC0415 - recording needs none of it
 
-        asked = replace(asked_by(query_, filters), newest_first=True)
+        asked = asked_by(query_, filters)
         with self._looking(asked.to_text()) as look:
-            view = _Bounded(look.view, most)
-            items = self._matches(cast("View", view), asked, look.opener)
-            found = count(items, tuple(fields), top, look.opener)
-            return Counted(facets=found, whole=not view.is_cut)
+            return count(
+                look.view,
+                self.scope.narrow(asked, look.view),
+                fields=tuple(fields),
+                top=top,
+                opener=look.opener,
+                most=most,
+            )
 
     def actor(self, actor: str, *, recent: int = 10, most: int = 10_000) -> Seen:
         """
@@ -394,12 +383,16 @@ class Reader:
             first = next(self._matches(look.view, oldest, look.opener), None)
             if first is None:
                 raise NotFound(f"actor: no entry of {actor!r}")
-            view = _Bounded(look.view, most)
-            items = self._matches(cast("View", view), asked, look.opener)
-            newest = tuple(islice(items, recent))
-            found = count(chain(newest, items), ("action", "outcome"), recent, look.opener)
+            newest = tuple(islice(self._matches(look.view, asked, look.opener), recent))
             look.read = len(newest) + 1
-            counted = Counted(facets=found, whole=not view.is_cut)
+            counted = count(
+                look.view,
+                self.scope.narrow(asked, look.view),
+                fields=("action", "outcome"),
+                top=recent,
+                opener=look.opener,
+                most=most,
+            )
             return Seen(first=first, recent=newest, counted=counted)
 
     def subject(self, subject: str) -> Answer:
@@ -658,9 +651,11 @@ class Reader:
             name=None if caller is None else caller.name,
         )
 
-    def _matches(self, view: View, asked: Query, opener: Opener | None) -> Iterator[Item]:
+    def _matches(
+        self, view: View, asked: Query, opener: Opener | None, bound: Bound | None = None
+    ) -> Iterator[Item]:
         narrowed = self.scope.narrow(asked, view)
-        return iter(()) if narrowed is None else query.matches(view, narrowed, opener)
+        return iter(()) if narrowed is None else query.matches(view, narrowed, opener, bound)
 
     def _in_log(self, look: _Look, head: Head, first: int, last: int) -> Iterator[Item]:
         """Yield what is seen of [*first*, *last*) of one log, in its order."""
@@ -706,31 +701,6 @@ class _Look:
         self.view, self.opener = view, opener
         self.read = 0
         self.is_idle = False
-
-
-class _Bounded:
-    """
-    A view that proposes no more than *most* entries, if that is given, whatever is asked.
-
-    Attributes:
-        is_cut: There were more.
-    """
-
-    def __init__(self, view: View, most: int | None) -> None:
-        self._view, self._left = view, -1 if most is None else most
-        self.is_cut = False
-
-    def candidates(self, *asked: Any, newest_first: bool) -> Iterator[int]:
-        """Yield what the view proposes, as long as there may be more."""
-        for index in self._view.candidates(*asked, newest_first=newest_first):
-            if not self._left:
-                self.is_cut = True
-                return
-            self._left -= 1
-            yield index
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a view has
-        return getattr(self._view, name)
 
 
 def asked_by(given: Query | str | None, fields: Mapping[str, Any]) -> Query:

@@ -59,8 +59,11 @@ if TYPE_CHECKING:
 DROPPED = "DROPPED"
 """The state of a secret, which is kept nowhere."""
 
-MOST_COUNTED = 10_000
-"""Entries that are read to be counted, or to say what a resource was like."""
+MOST_READ = 10_000
+"""
+Entries that are read for one answer. A page that would need more ends there, perhaps empty,
+and its cursor goes on; counts are of the newest; the state of a resource is refused.
+"""
 
 _MOST_SAID = 1_000
 _RECENT = 10
@@ -271,7 +274,7 @@ def entries(
         producer=producer,
         tenant=tenant,
     )
-    return _page_of(request, reader.search(asked, limit=limit, cursor=cursor))
+    return _page_of(request, reader.search(asked, limit=limit, cursor=cursor, most=MOST_READ))
 
 
 @get(
@@ -343,10 +346,10 @@ def resource(
     named = f"{resource_type}:{resource_id}"
     if what == "history" and at is None:
         asked = about(named, until=query_of(until=until).until)
-        return _page_of(request, reader.search(asked, limit=limit, cursor=cursor))
+        return _page_of(request, reader.search(asked, limit=limit, cursor=cursor, most=MOST_READ))
     if what == "state" and until is None and cursor is None:
         moment = query_of(since=at).since
-        return Response(_state_of(named, at, reader.state(named, at=moment, most=MOST_COUNTED)))
+        return Response(_state_of(named, at, reader.state(named, at=moment, most=MOST_READ)))
     raise NotFound(f"resource: found …/{what[:20]}, expected …/history or …/state?at=")
 
 
@@ -388,7 +391,7 @@ def actor_shown(
     named = rest_of(request, "/v1/actors/") or actor.removeprefix("/")
     if named.endswith(":*"):
         raise InvalidQuery(f"actor: found {named[:60]!r}, expected one TYPE:ID")
-    seen = reader.actor(named, recent=_RECENT, most=MOST_COUNTED)
+    seen = reader.actor(named, recent=_RECENT, most=MOST_READ)
     counted = seen.counted
     return ActorShown(
         actor=named,
@@ -445,7 +448,7 @@ def facets(
         tenant=tenant,
     )
     chosen = _split(fields) if fields else _FIELDS
-    counted = reader.count(asked, fields=chosen, top=top, most=MOST_COUNTED)
+    counted = reader.count(asked, fields=chosen, top=top, most=MOST_READ)
     return FacetsShown(
         facets={
             name: facet_of(facet, whole=counted.whole) for name, facet in counted.facets.items()
@@ -489,7 +492,7 @@ def view(
 ) -> Response[EntryPage]:
     """Answer a page of what a curated view shows."""
     asked = query_of(of_name(name).query, order=order, since=since, until=until)
-    return _page_of(request, reader.search(asked, limit=limit, cursor=cursor))
+    return _page_of(request, reader.search(asked, limit=limit, cursor=cursor, most=MOST_READ))
 
 
 ROUTES: list[Any] = [entries, entry, proof, resource, actor_shown, facets, views, view]
