@@ -20,6 +20,7 @@ from indelible.errors import (
     InvalidEvent,
     NotFound,
     StoreError,
+    TrailClosed,
     UnknownStream,
     WriteUncertain,
 )
@@ -116,6 +117,28 @@ def test_whoever_follows_hears_of_each_entry(collector: Collector, tmp_path: Pat
 
     assert [item.index for item in known] == list(range(len(known)))
     assert [len(known), len(known) + 1, len(known) + 2] == [item.index for item in heard]
+
+
+@pytest.mark.parametrize("stream", [None, "user"])
+def test_whoever_looks_on_sees_what_is_recorded_from_now_on(
+    collector: Collector, tmp_path: Path, stream: str | None
+) -> None:
+    """Nothing of the past, and all that comes, of one stream or of all whose keys are trusted."""
+    with collector.client(tmp_path) as client:
+        followed = client.follow(stream)
+        seen: list[Item] = []
+        first = threading.Thread(target=lambda: seen.append(next(followed)))
+        first.start()
+        # Whenever it begins to look: one of these comes after that.
+        while first.is_alive():
+            collector.trail.record("invoice.seen", actor="user:bob", resource="invoice:1")
+            first.join(0.1)
+
+        with pytest.raises(CallerError, match="whose key is trusted"):
+            next(client.follow("nowhere"))
+    assert "invoice.seen" == seen[0].event.action
+    with pytest.raises(TrailClosed):
+        client.search()
 
 
 def test_a_whole_collector_is_verified_from_afar(collector: Collector, tmp_path: Path) -> None:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from indelible.client.exchange import Answer, base_of
-from indelible.errors import CallerError, IndelibleError, Malformed, StoreError, WriteUncertain
+from indelible.errors import (
+    CallerError,
+    IndelibleError,
+    Malformed,
+    StoreError,
+    TrailClosed,
+    WriteUncertain,
+)
 from indelible.wire import CASE_HEADER, PURPOSE_HEADER
 
 if TYPE_CHECKING:
@@ -154,7 +161,7 @@ class Connection:
             return done.value  # type: ignore[no-any-return] # of a generator that returns T
 
     def close(self) -> None:
-        """End it; what is asked afterwards raises."""
+        """End it; what is asked afterwards raises `TrailClosed`."""
         self._client.close()
 
     def _ask(self, request: Request) -> Answer:
@@ -172,6 +179,7 @@ class Connection:
             raise _lost(request, error) from error
 
     def _current(self) -> httpx2.Client:
+        _check_open(self._client)
         if self._process != os.getpid():
             # What was forked shares its sockets with its parent, and must not use them.
             self._client, self._process = self._new(), os.getpid()
@@ -214,7 +222,7 @@ class AsyncConnection:
             return done.value  # type: ignore[no-any-return] # of a generator that returns T
 
     async def close(self) -> None:
-        """End it; what is asked afterwards raises."""
+        """End it; what is asked afterwards raises `TrailClosed`."""
         await self._client.aclose()
 
     async def _ask(self, request: Request) -> Answer:
@@ -225,6 +233,7 @@ class AsyncConnection:
         try:
             if request.after:
                 await asyncio.sleep(request.after)
+            _check_open(self._client)
             async with self._client.stream(**_arguments(request, self._address)) as response:
                 body = _Body(request)
                 async for part in response.aiter_bytes():
@@ -232,6 +241,11 @@ class AsyncConnection:
                 return _answer(response, body)
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise _lost(request, error) from error
+
+
+def _check_open(client: httpx2.Client | httpx2.AsyncClient) -> None:
+    if client.is_closed:
+        raise TrailClosed("collector: the connection was closed; open it again")
 
 
 def _arguments(request: Request, address: Address) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class RemoteRecorder(Recorder):
         self.close()
 
     def close(self) -> None:
-        """End the connection; what is recorded afterwards raises."""
+        """End the connection; what is recorded afterwards raises `TrailClosed`."""
         self._connection.close()
 
     def record(self, event: Event | str, *, stream: str | None = None, **fields: Any) -> Receipt:
