@@ -24,7 +24,7 @@ VERSIONS := $(wildcard tests/frameworks/test_django*.py tests/frameworks/test_sq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help system $(VENV) demo demo-django demo-fastapi demo-flask peers test coverage check fix bench soak lock clean
+.PHONY: help system $(VENV) demo demo-django demo-fastapi demo-flask demo-collector peers test coverage check fix bench soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z$$().A-Z-]+:.*## / { sub(/\$$\(VENV\)/, "$(VENV)", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ demo-fastapi: $(INSTALLED) ## Show a FastAPI service with SQLAlchemy
 
 demo-flask: $(INSTALLED) ## Show a Flask application with SQLAlchemy
 	./demo/example flask_app HELPDESK_HOME demo.py
+
+demo-collector: $(INSTALLED) ## Show a collector on PostgreSQL, two producers and an outage
+	./demo/collector
 
 test: $(INSTALLED) $(OTHER)/installed ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
