@@ -45,21 +45,23 @@ from indelible.stores.postgresql_build import FINDING, FINDINGS, build, rebuild
 from indelible.stores.postgresql_connections import (
     Connections,
     change,
+    change_all,
     commit,
     copy,
+    next_rows,
     rows,
     translated,
 )
 from indelible.stores.postgresql_schema import check, refuse_newer
-from indelible.stores.postgresql_view import View, read_fact
+from indelible.stores.postgresql_view import FACT, View, fact_of
 from indelible.stores.rows import SPANS, join_spans, key_of, row_of, segment_from_row, span_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from indelible.store import Batch
-    from indelible.stores.postgresql_connections import Connection
+    from indelible.stores.postgresql_connections import Connection, Statement
 
 _LOCKS = 0x696E6465
 """First half of the advisory locks of a store; the second is the epoch: to write, as it is,
@@ -69,6 +71,9 @@ and to close, purge or forget, negative. So nobody waits for whoever was left be
 _WRITING = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
+# Each of these sees what was committed before it began: the heads, those of whoever had the
+# lock before.
+_LOCKING = "SELECT pg_advisory_xact_lock({}, {})"
 # Who builds meanwhile does so on another connection, and for as long as it takes.
 _HOLDING = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0"
 # The lock comes before the snapshot, so that whoever holds it alone sees who holds it not.
@@ -96,6 +101,12 @@ _SEGMENT = f"SELECT key, root, file_hash, file_size, purged, counts, filter, loo
 _TAIL = ("key int8", "entries int4", *(f"{span} int8" for span in SPANS.split(", ")))
 _ROW = ("columns bytea", "lookups bytea", "leaves bytea", "bodies bytea")
 _TILE = ("key int8", *(f"{span} int8" for span in SPANS.split(", ")), "root bytea", "leaves bytea")
+_GUARD = "SELECT indelible.guard(%s)"
+"""Holds the epoch to the end of the transaction, or raises: who takes over waits for that."""
+
+_FEW = 64
+"""So many rows are added to a table at most without a COPY, which has answers of its own."""
+
 _PATIENCE = 30.0
 """Seconds to wait for readers before tables are written anew."""
 
@@ -127,7 +138,7 @@ class PostgresqlStore:
         try:
             with self._connections.begun("BEGIN READ ONLY") as connection, translated():
                 check(connection)
-                self.epoch = self._check_server(connection)
+                self.epoch = self._check_server(rows(connection, _WRITER))
         except BaseException:
             self._connections.close()
             raise
@@ -135,15 +146,16 @@ class PostgresqlStore:
     @contextmanager
     def write(self) -> Iterator[_Transaction]:
         """Begin the one transaction that writes; see `indelible.store.Store.write`."""
-        with self._connections.begun(_WRITING) as connection:
+        locking = _LOCKING.format(_LOCKS, self.epoch)
+        with self._connections.asked(f"{_WRITING}; {locking}; {_WRITER}; {_HEADS}") as answer:
             with translated():
-                change(connection, "SELECT pg_advisory_xact_lock(%s, %s)", _LOCKS, self.epoch)
-                _check_epoch(self._check_server(connection), self.epoch)
-                transaction = _Transaction(connection, self.epoch)
+                next_rows(answer)
+                _check_epoch(self._check_server(next_rows(answer)), self.epoch)
+                transaction = _Transaction(answer.connection, self.epoch, next_rows(answer))
                 yield transaction
-                if not transaction.guarded:
-                    return  # Nothing was changed.
-            commit(connection)
+            if not transaction.is_changed:
+                return
+            commit(answer.connection, transaction.left)
             heads = transaction.heads()
         # Crash here: the mark is one commit behind, which only notices less.
         with suppress(OSError, Damaged):
@@ -152,9 +164,9 @@ class PostgresqlStore:
     @contextmanager
     def read(self) -> Iterator[View]:
         """Look at one state of the store; see `indelible.store.Store.read`."""
-        with self._connections.begun(_READING) as connection, translated():
-            numbers, heads = _read_heads(connection)
-            yield View(connection, numbers, heads, self._closed)
+        with self._connections.asked(f"{_READING}; {_HEADS}") as answer, translated():
+            numbers, heads = _heads_of(next_rows(answer))
+            yield View(answer.connection, numbers, heads, self._closed)
 
     def close_segments(self) -> Iterator[Segment]:
         """Build each complete segment; see `indelible.store.Store.close_segments`."""
@@ -267,9 +279,9 @@ class PostgresqlStore:
         """Give back connections."""
         self._connections.close()
 
-    def _check_server(self, connection: Connection) -> int:
+    def _check_server(self, said: Sequence[Sequence[Any]]) -> int:
         """Check that it is one that this version knows, and keeps what it commits; its epoch."""
-        ((epoch, version, commits, standbys, fsync),) = rows(connection, _WRITER)
+        ((epoch, version, commits, standbys, fsync),) = said
         refuse_newer(version)
         if commits == "off" or (commits == "local" and standbys):
             raise StoreError(
@@ -312,7 +324,7 @@ class PostgresqlStore:
         """Yield a connection to change what nobody looks at yet, beside the one who writes."""
         with self._connections.begun(_WRITING) as connection:
             with translated():
-                _guard(connection, self.epoch)
+                change(connection, _GUARD, self.epoch)
                 yield connection
             commit(connection)
 
@@ -370,21 +382,30 @@ class PostgresqlStore:
 
 
 class _Transaction:
-    """Implements `indelible.store.Transaction`."""
+    """
+    Implements `indelible.store.Transaction`.
 
-    def __init__(self, connection: Connection, epoch: int) -> None:
+    What it changes is sent when something is asked that may depend on it, and else together
+    with its end: with one answer to wait for, however many statements there are.
+
+    Attributes:
+        left: What is to be sent with the end.
+        is_changed: Whether anything is.
+    """
+
+    def __init__(self, connection: Connection, epoch: int, heads: Iterable[Sequence[Any]]) -> None:
         self._connection = connection
         self._epoch = epoch
-        self.guarded = False
-        self.numbers, self._heads = _read_heads(connection)
+        self.is_changed = False
+        self.left: list[Statement] = []
+        self.numbers, self._heads = _heads_of(heads)
 
     def heads(self) -> Mapping[str, Head]:
         return self._heads
 
     def leaf(self, log: str, index: int) -> bytes:
         number = self.numbers[log]
-        found = rows(
-            self._connection,
+        found = self._rows(
             "SELECT key, leaves FROM indelible.tail WHERE key BETWEEN %s AND %s"
             " ORDER BY key DESC LIMIT 1",
             key_of(number, index - index % TILE),
@@ -392,8 +413,7 @@ class _Transaction:
         )
         if found:
             return _hash(found[0][1], index - row_of(found[0][0]))
-        found = rows(
-            self._connection,
+        found = self._rows(
             "SELECT leaves FROM indelible.tile WHERE key = %s",
             key_of(number, index // TILE),
         )
@@ -402,29 +422,26 @@ class _Transaction:
         return _hash(found[0][0], index % TILE)
 
     def create(self, head: Head) -> None:
-        self._guard()
         number = max(self.numbers.values(), default=0) + 1
-        change(
-            self._connection,
+        self._change(
             "INSERT INTO indelible.log VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0)",
             number,
             head.log,
             head.origin,
             *_head_columns(head),
         )
-        self.numbers, self._heads = _read_heads(self._connection)
+        self.numbers = {**self.numbers, head.log: number}
+        self._heads = {**self._heads, head.log: head}
 
     def append(self, batch: Batch) -> None:
-        self._guard()
         number, end = self.numbers[batch.head.log], batch.first + len(batch.bodies)
         # From the first entry of a segment to the last, its tables are there.
         for segment in range(-(-batch.first // SEGMENT), -(-end // SEGMENT)):
-            change(self._connection, "SELECT indelible.make_room(%s, %s)", number, segment)
+            self._change("SELECT indelible.make_room(%s, %s)", number, segment)
         self._add_rows(number, batch)
         if batch.rows:
             first = key_of(number, batch.first)
-            copy(
-                self._connection,
+            self._add(
                 "indelible.vault",
                 ("key int8", "row bytea"),
                 [(first + place, row) for place, row in enumerate(batch.rows) if row],
@@ -449,24 +466,21 @@ class _Transaction:
                 tails.append((key_of(number, index), count, *part.spans, *part.packed()))
             done += count
         self._add_tiles(number, tiles)
-        copy(self._connection, "indelible.tail", (*_TAIL, *_ROW), tails)
+        self._add("indelible.tail", (*_TAIL, *_ROW), tails)
 
     def _add_tiles(self, number: int, tiles: Sequence[tuple[int, _Rows, bytes]]) -> None:
         per_tile = TILE // BLOCK
-        copy(
-            self._connection,
+        self._add(
             "indelible.tile",
             _TILE,
             [(key_of(number, tile), *part.spans, root, part.leaves) for tile, part, root in tiles],
         )
-        copy(
-            self._connection,
+        self._add(
             "indelible.tile_columns",
             ("key int8", *_ROW[:2]),
             [(key_of(number, tile), *part.packed()[:2]) for tile, part, _ in tiles],
         )
-        copy(
-            self._connection,
+        self._add(
             "indelible.block",
             ("key int8", "data bytea"),
             [
@@ -480,38 +494,33 @@ class _Transaction:
         )
 
     def _take_tail(self, number: int, first: int, part: _Rows) -> _Rows:
-        taken = self._connection.execute(
+        taken = self._rows(
             "WITH taken AS (DELETE FROM indelible.tail WHERE key >= %s AND key < %s RETURNING *)"  # noqa: S608 - names of ours
             f" SELECT entries, columns, lookups, leaves, bodies, {SPANS} FROM taken ORDER BY key",
-            (key_of(number, first), key_of(number, first + TILE)),
-            binary=True,
-        ).fetchall()
+            key_of(number, first),
+            key_of(number, first + TILE),
+        )
         return _Rows.joined([*map(_Rows.from_row, taken), part])
 
     def add_document(self, data: bytes) -> None:
-        self._guard()
-        change(
-            self._connection,
+        self._change(
             "INSERT INTO indelible.document VALUES (%s, %s) ON CONFLICT DO NOTHING",
             sha256(data).digest(),
             data,
         )
 
     def fact(self, kind: str, key: bytes) -> bytes | None:
-        return read_fact(self._connection, kind, key)
+        return fact_of(self._rows(FACT, kind, key))
 
     def put(self, kind: str, key: bytes, value: bytes | None) -> None:
-        self._guard()
         if value is None:
-            change(
-                self._connection,
+            self._change(
                 "DELETE FROM indelible.fact WHERE kind = %s AND key = %s",
                 kind,
                 key,
             )
         else:
-            change(
-                self._connection,
+            self._change(
                 "INSERT INTO indelible.fact VALUES (%s, %s, %s)"
                 " ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value",
                 kind,
@@ -520,10 +529,8 @@ class _Transaction:
             )
 
     def rotate(self, log: str, note: bytes, checkpoint: bytes) -> None:
-        self._guard()
         first = key_of(self.numbers[log], 0)
-        change(
-            self._connection,
+        self._change(
             "INSERT INTO indelible.rotation SELECT %s + count(*), %s FROM indelible.rotation"
             " WHERE key >= %s AND key < %s",
             first,
@@ -534,17 +541,14 @@ class _Transaction:
         self._move(replace(self._heads[log], checkpoint=checkpoint))
 
     def register(self, segment: Segment) -> None:
-        self._guard()
         number = self.numbers[segment.log]
         if segment.purged:
-            change(
-                self._connection,
+            self._change(
                 "SELECT indelible.purge_segment(%s, %s)",
                 key_of(number, segment.number),
                 segment.purged,
             )
-        change(
-            self._connection,
+        self._change(
             "INSERT INTO indelible.segment"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             key_of(number, segment.number),
@@ -557,8 +561,7 @@ class _Transaction:
             segment.filter,
             segment.lookups,
         )
-        change(
-            self._connection,
+        self._change(
             "DELETE FROM indelible.tile_columns WHERE key >= %s AND key < %s",
             key_of(number, segment.number * TILE),
             key_of(number, segment.number * TILE + TILE),
@@ -566,21 +569,18 @@ class _Transaction:
 
     def purge(self, log: str, first: int) -> None:
         head = self._heads[log].without(first)
-        self._guard()
-        change(self._connection, "SELECT indelible.purge(%s, %s)", self.numbers[log], first)
+        self._change("SELECT indelible.purge(%s, %s)", self.numbers[log], first)
         self._heads = {**self._heads, log: head}
 
     def forget(
         self, entries: Mapping[str, Mapping[int, Forgotten]]
     ) -> dict[tuple[str, int], dict[int, Forgotten]]:
         """Forget rows, and lookups of open entries; return the rest by log and segment."""
-        self._guard()
         closed: dict[tuple[str, int], dict[int, Forgotten]] = {}
         left: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
         for log, forgotten in entries.items():
             number = self.numbers[log]
-            ((segments,),) = rows(
-                self._connection,
+            ((segments,),) = self._rows(
                 "SELECT count(*) FROM indelible.segment WHERE key >= %s AND key < %s",
                 key_of(number, 0),
                 key_of(number + 1, 0),
@@ -598,8 +598,7 @@ class _Transaction:
             for row, those in open_rows.items():
                 self._forget_lookups(row, those)
         for (number, segment_number), kept in left.items():
-            change(
-                self._connection,
+            self._change(
                 "SELECT indelible.forget(%s, %s, %s::bigint[], %s::bytea[])",
                 number,
                 segment_number,
@@ -612,8 +611,7 @@ class _Transaction:
         """Return table and key of the row that has the columns of an open entry."""
         if index < self._heads[log].size // TILE * TILE:
             return "tile_columns", key_of(number, index // TILE)
-        ((key,),) = rows(
-            self._connection,
+        ((key,),) = self._rows(
             "SELECT max(key) FROM indelible.tail WHERE key <= %s",
             key_of(number, index),
         )
@@ -623,16 +621,14 @@ class _Transaction:
         table, key = row
         width, entries = (TILE, str(TILE)) if table == "tile_columns" else (1, "entries")
         first = row_of(key) * width
-        ((count, data),) = rows(
-            self._connection,
+        ((count, data),) = self._rows(
             f"SELECT {entries}, lookups FROM indelible.{table} WHERE key = %s",  # noqa: S608 - names of ours
             key,
         )
         left = Lookups.from_bytes(count, data).without(
             {index - first: each.lookups for index, each in forgotten.items()}
         )
-        change(
-            self._connection,
+        self._change(
             f"UPDATE indelible.{table} SET lookups = %s WHERE key = %s",  # noqa: S608 - names of ours
             left.to_bytes(),
             key,
@@ -640,12 +636,9 @@ class _Transaction:
 
     def forget_findings(self, log: str, number: int, forgotten: Mapping[int, Forgotten]) -> None:
         """Forget lookups by which entries at some places of a closed segment are found."""
-        self._guard()
         key = key_of(self.numbers[log], number)
-        ((purged,),) = rows(
-            self._connection, "SELECT purged FROM indelible.segment WHERE key = %s", key
-        )
-        pages = rows(self._connection, FINDINGS, key, purged, "l")
+        ((purged,),) = self._rows("SELECT purged FROM indelible.segment WHERE key = %s", key)
+        pages = self._rows(FINDINGS, key, purged, "l")
         gone = {(lookup, place) for place, left in forgotten.items() for lookup in left.lookups}
         named = {lookup for lookup, _ in gone}
         places = {}
@@ -656,38 +649,56 @@ class _Transaction:
                         where.remove(place)
                 if where:
                     places[lookup] = where
-        change(self._connection, "SELECT indelible.drop_lookups(%s)", key)
-        copy(
-            self._connection,
+        self._change("SELECT indelible.drop_lookups(%s)", key)
+        self._add(
             "indelible.finding",
             FINDING,
             [(key, purged, "l", least, page) for least, page in Postings.pages(places)],
         )
-        change(
-            self._connection,
+        self._change(
             "UPDATE indelible.segment SET lookups = %s WHERE key = %s",
             Filter.build(places) if places else b"",
             key,
         )
 
-    def _move(self, head: Head) -> None:
-        before = self._heads[head.log]
-        moved = change(
-            self._connection,
-            "UPDATE indelible.log SET size = %s, edge = %s, last_leaf = %s, recorded_at = %s,"
-            " checkpoint = %s WHERE number = %s AND size = %s",
-            *_head_columns(head),
-            self.numbers[head.log],
-            before.size,
-        )
-        if moved != 1:
-            raise Moved(f"log {head.log}: does not end after {before.size} entries any more")
-        self._heads = {**self._heads, head.log: head}
+    def _add(self, table: str, columns: Sequence[str], given: Sequence[Sequence[Any]]) -> None:
+        """Add rows to a table."""
+        if len(given) > _FEW:
+            self._begin_to_change()
+            self._rows("SELECT")  # A COPY cannot be sent together with others.
+            copy(self._connection, table, columns, given)
+        elif given:
+            names = ", ".join(column.partition(" ")[0] for column in columns)
+            marks = ", ".join(["%s"] * len(columns))
+            self._change(
+                f"INSERT INTO {table} ({names}) VALUES {', '.join([f'({marks})'] * len(given))}",  # noqa: S608 - names of ours
+                *[value for row in given for value in row],
+            )
 
-    def _guard(self) -> None:
-        if not self.guarded:
-            _guard(self._connection, self._epoch)
-            self.guarded = True
+    def _change(self, query: str, *values: Any) -> None:
+        """Execute a statement before anything else is asked, or at the end."""
+        self._begin_to_change()
+        self.left.append((query, values))
+
+    def _begin_to_change(self) -> None:
+        if not self.is_changed:
+            self.is_changed = True
+            self.left.append((_GUARD, (self._epoch,)))
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows that *query* finds after all that was changed before."""
+        left, self.left = self.left, []
+        return change_all(self._connection, left, query, *values)
+
+    def _move(self, head: Head) -> None:
+        before = self._heads[head.log].size
+        self._change(
+            "SELECT indelible.move(%s, %s, %s, %s, %s, %s, %s)",
+            self.numbers[head.log],
+            before,
+            *_head_columns(head),
+        )
+        self._heads = {**self._heads, head.log: head}
 
 
 class _Rows:
@@ -748,18 +759,6 @@ class _Rows:
         )
 
 
-def _guard(connection: Connection, epoch: int) -> None:
-    """
-    Hold the epoch to the end of the transaction; who takes over waits for it.
-
-    Raises:
-        Moved: It is over.
-    """
-    if not rows(connection, "SELECT FROM indelible.writer WHERE epoch = %s FOR SHARE", epoch):
-        ((found,),) = rows(connection, "SELECT epoch FROM indelible.writer")
-        _check_epoch(found, epoch)
-
-
 def _check_epoch(found: int, epoch: int) -> None:
     if found != epoch:
         raise Moved(
@@ -768,11 +767,9 @@ def _check_epoch(found: int, epoch: int) -> None:
         )
 
 
-def _read_heads(connection: Connection) -> tuple[dict[str, int], dict[str, Head]]:
+def _heads_of(found: Iterable[Sequence[Any]]) -> tuple[dict[str, int], dict[str, Head]]:
     numbers, heads = {}, {}
-    for number, name, origin, size, edge, last_leaf, recorded_at, checkpoint, first in rows(
-        connection, _HEADS
-    ):
+    for number, name, origin, size, edge, last_leaf, recorded_at, checkpoint, first in found:
         numbers[name] = number
         heads[name] = Head(
             log=name,

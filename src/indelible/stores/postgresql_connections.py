@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from indelible.errors import (
     CallerError,
+    Moved,
     StoreError,
     StoreFull,
     StoreReadOnly,
@@ -36,9 +37,14 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     Connection = psycopg.Connection[TupleRow]
+    Cursor = psycopg.Cursor[TupleRow]
+    Statement = tuple[str, Sequence[Any]]
 
 _FULL = {"53100", "53200", "54000"}
 _READ_ONLY = {"25006", "42501"}
+_MOVED = "IN001"
+"""Raised by functions of ours."""
+
 _MOST_IDLE = 8
 _SECRET = {"password", "sslpassword"}
 _URL = re.compile(
@@ -119,6 +125,14 @@ def _parse(url: str) -> dict[str, Any]:
     )
 
 
+def next_rows(answer: Cursor) -> list[TupleRow]:
+    """Return the rows of the next statement in *answer* that finds any."""
+    while answer.nextset():
+        if answer.description is not None:
+            return answer.fetchall()
+    raise StoreError("store: found fewer answers than questions")
+
+
 def rows(connection: Connection, query: str, *values: Any) -> list[TupleRow]:
     """Return the rows that *query* finds; bytes come as bytes, not as digits."""
     return connection.execute(query, values, binary=True).fetchall()
@@ -127,6 +141,17 @@ def rows(connection: Connection, query: str, *values: Any) -> list[TupleRow]:
 def change(connection: Connection, query: str, *values: Any) -> int:
     """Execute a statement, and return how many rows it changed."""
     return connection.execute(query, values).rowcount
+
+
+def change_all(
+    connection: Connection, statements: Sequence[Statement], query: str, *values: Any
+) -> list[TupleRow]:
+    """Execute *statements* and then *query*, wait once for all, and return the rows it finds."""
+    with connection.pipeline():
+        for statement, given in statements:
+            connection.execute(statement, given)
+        found = connection.execute(query, values, binary=True)
+    return found.fetchall()
 
 
 def change_each(connection: Connection, query: str, given: Sequence[Sequence[Any]]) -> None:
@@ -170,6 +195,8 @@ def store_error(error: psycopg.Error) -> StoreError | UnsupportedVersion:
     # The first line alone: details may quote what was to be kept.
     state = error.sqlstate or type(error).__name__
     said = error.diag.message_primary or str(error).partition("\n")[0]
+    if state == _MOVED:
+        return Moved(f"store: {said}")
     text = f"store: {said} ({state})"
     if state in _FULL:
         return StoreFull(text)
@@ -178,9 +205,12 @@ def store_error(error: psycopg.Error) -> StoreError | UnsupportedVersion:
     return StoreError(text)
 
 
-def commit(connection: Connection) -> None:
+def commit(connection: Connection, statements: Sequence[Statement] = ()) -> None:
     """
-    End the transaction of *connection*, so that all of it has happened.
+    Execute what is left of the transaction of *connection* and end it: all of it has happened.
+
+    Args:
+        statements: Sent together with the end, so that both are waited for once.
 
     Raises:
         StoreError: None of it has.
@@ -199,7 +229,14 @@ def commit(connection: Connection) -> None:
     try:
         # Crash before this line: nothing happened. Crash after it: everything did, and
         # nobody was told; whoever looks next, in a transaction of their own, finds it.
-        connection.execute("COMMIT")
+        if statements:
+            with connection.pipeline():
+                for query, given in statements:
+                    connection.execute(query, given)
+                # Where one of them fails, the server passes over all that follow it.
+                connection.execute("COMMIT")
+        else:
+            connection.execute("COMMIT")
     except psycopg.Error as error:
         if connection.closed:
             # The answer was lost, or the server went down before, in or after it.
@@ -236,23 +273,34 @@ class Connections:
 
         What was not committed in the block has not happened.
         """
+        with self.asked(statement) as answer:
+            yield answer.connection
+
+    @contextmanager
+    def asked(self, statements: str) -> Iterator[Cursor]:
+        """
+        Yield the answer to *statements*, the first of which begins a transaction, as `begun`.
+
+        All are sent at once. The answer to each is the cursor's next set of rows.
+        """
         with self._changed:
             self._used += 1
         connection: Connection | None = None
         try:
-            connection = self._begin(statement)
-            yield connection
+            answer = self._begin(statements)
+            connection = answer.connection
+            yield answer
         finally:
             self._give_back(connection)
 
-    def _begin(self, statement: str) -> Connection:
+    def _begin(self, statements: str) -> Cursor:
         while True:
             with self._changed:
                 idle = self._idle.pop() if self._idle else None
             connection = connect(self.url) if idle is None else idle
             try:
                 with translated():
-                    connection.execute(statement)
+                    return connection.execute(statements)
             except BaseException:
                 was_closed = connection.closed
                 connection.close()
@@ -260,8 +308,6 @@ class Connections:
                 # was begun on it, so another connection may do.
                 if idle is None or not was_closed:
                     raise
-            else:
-                return connection
 
     def _give_back(self, connection: Connection | None) -> None:
         if connection is not None:

@@ -19,7 +19,7 @@ from indelible.stores.postgresql_connections import connect, rows, translated
 if TYPE_CHECKING:
     from indelible.stores.postgresql_connections import Connection
 
-VERSION = 4
+VERSION = 5
 """Number of the last migration."""
 
 Right = Literal["read", "ingest", "erase", "keys"]

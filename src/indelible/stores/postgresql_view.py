@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     Closed = Callable[[Connection, str, int], Sequence[Segment]]
 
+FACT = "SELECT value FROM indelible.fact WHERE kind = %s AND key = %s"
+
 _FIRST_ROWS, _MOST_ROWS = 8, 256
 """How many rows a scan fetches first, and at most at once."""
 
@@ -162,7 +164,7 @@ class View:
 
     def fact(self, kind: str, key: bytes) -> bytes | None:
         """Return a fact; see `indelible.store.View.fact`."""
-        return read_fact(self._connection, kind, key)
+        return fact_of(rows(self._connection, FACT, kind, key))
 
     def facts(
         self, kind: str, first: bytes = b"", last: bytes | None = None
@@ -623,11 +625,8 @@ class View:
         )
 
 
-def read_fact(connection: Connection, kind: str, key: bytes) -> bytes | None:
-    """Return a fact; see `indelible.store.View.fact`."""
-    found = rows(
-        connection, "SELECT value FROM indelible.fact WHERE kind = %s AND key = %s", kind, key
-    )
+def fact_of(found: Sequence[Sequence[Any]]) -> bytes | None:
+    """Return what `FACT` has found, if anything."""
     return found[0][0] if found else None
 
 

@@ -12,5 +12,5 @@ GRANT UPDATE (size, edge, last_leaf, recorded_at, checkpoint) ON indelible.log T
 GRANT DELETE ON indelible.tail, indelible.tile_columns TO {role};
 -- Facts are what may change.
 GRANT INSERT, UPDATE, DELETE ON indelible.fact TO {role};
-GRANT EXECUTE ON FUNCTION indelible.make_room, indelible.purge,
+GRANT EXECUTE ON FUNCTION indelible.guard, indelible.move, indelible.make_room, indelible.purge,
     indelible.drop_findings TO {role};
