@@ -103,6 +103,9 @@ GONE = {"closed": 0, "open": SEGMENT}
 """Entries about customer 8, whose values were erased."""
 
 
+SHORT = 10
+"""An entry about customer 7 in the trail without a closed segment."""
+
 LATER = 1_000
 """Five entries about customer 9 begin here, far from the others."""
 
@@ -143,6 +146,13 @@ def approved(plan: Plan, at: datetime | None = None) -> Consent:
     return Consent(plan=plan.to_bytes(), approvals=notes)
 
 
+EVENTS = (
+    *(about("8", number) for number in range(5)),
+    *(plain(number) for number in range(5, 10)),
+    *(about("7", number) for number in range(10, 15)),
+)
+
+
 @dataclass(frozen=True)
 class Kept:
     """A trail before and after values of customer 8 were erased, and the pins of both."""
@@ -161,15 +171,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         path = root / "trail"
         policy = policies.parse(policy_text())
         with indelible.open(path, origin="audit.example.com/shop", policy=policy) as audit:
-            events = [about("8", number) for number in range(5)]
-            events += [plain(number) for number in range(5, 10)]
-            events += [about("7", number) for number in range(10, 15)]
             later = [plain(number) for number in range(15, LATER)]
             later += [about("9", number) for number in range(LATER, LATER + 5)]
             later += [plain(number) for number in range(LATER + 5, SEGMENT)]
-            audit.record_many(events + later, batch=8_192)
+            audit.record_many([*EVENTS, *later], batch=8_192)
             audit.settle()
-            audit.record_many(events)
+            audit.record_many(EVENTS)
         shutil.copytree(path, root / "before")
         with indelible.open(path) as audit:
             audit.erase(approved(audit.plan_erasure("customer:8", basis="GDPR Art. 17")))
@@ -181,6 +188,27 @@ def trail(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the trail after the erasure, to spoil."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(shutil.copytree(kept.pins, tmp_path / "pins")))
     return shutil.copytree(kept.after, tmp_path / "trail")
+
+
+@pytest.fixture(scope="module")
+def kept_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a trail of a few entries, erase what is of customer 8, and keep its pins beside it."""
+    root = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(root / "pins"))
+        policy = policies.parse(policy_text())
+        with indelible.open(root / "trail", origin="audit.example.com/short", policy=policy) as it:
+            it.record_many(EVENTS)
+            it.erase(approved(it.plan_erasure("customer:8", basis="GDPR Art. 17")))
+    return root
+
+
+@pytest.fixture
+def short(kept_short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of it, for what custody and plans say; verifying it takes no time."""
+    pins = shutil.copytree(kept_short / "pins", tmp_path / "pins")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(pins))
+    return shutil.copytree(kept_short / "trail", tmp_path / "trail")
 
 
 def verdict_on(path: Path) -> Verdict:
@@ -605,11 +633,11 @@ def test_an_entry_that_forgets_what_it_committed_to_is_found(trail: Path) -> Non
     assert any("leaf hash" in finding.what for finding in verdict.findings)
 
 
-def test_the_entry_that_began_an_erasure_cannot_go(trail: Path) -> None:
+def test_the_entry_that_began_an_erasure_cannot_go(short: Path) -> None:
     """Without it its values are missing, and the custody log does not hold."""
-    edit_tail(trail, b'"action":"erase.begin"', b'"action":"erase.bagin"')
+    edit_tail(short, b'"action":"erase.begin"', b'"action":"erase.bagin"')
 
-    verdict = verdict_on(trail)
+    verdict = verdict_on(short)
 
     assert Level.TAMPERED == verdict.level
     assert CUSTODY in {finding.log for finding in verdict.findings}
@@ -637,12 +665,12 @@ def test_a_cover_list_that_is_not_the_approved_one_covers_nothing(
     }
 
 
-def test_people_that_were_edited_in_the_policy_are_found(trail: Path) -> None:
+def test_people_that_were_edited_in_the_policy_are_found(short: Path) -> None:
     """Keys of people stand in a document that an entry names by its digest."""
     before, after = KEYS["alice"].verifier.public, STRANGER.verifier.public
-    edit_documents(trail, b64encode(before), b64encode(after))
+    edit_documents(short, b64encode(before), b64encode(after))
 
-    verdict = verdict_on(trail)
+    verdict = verdict_on(short)
     said = [each.what for each in verdict.findings if each.log == CUSTODY]
 
     assert Level.TAMPERED == verdict.level
@@ -673,7 +701,7 @@ class Forger:
             created_at=self.now,
             not_before=self.now,
             expires=self.now + timedelta(days=7),
-            cover=(Covered(log="user", index=PLACES["open"], paths=("/rationale",)),),
+            cover=(Covered(log="user", index=SHORT, paths=("/rationale",)),),
         )
         return msgspec.structs.replace(plan, **changes)
 
@@ -709,7 +737,7 @@ class Forger:
     def carry_out(self, plan: Plan, notes: Sequence[bytes], **said: Any) -> None:
         """Write the entry that begins *plan*, and remove a value of the entry that it covers."""
         self.begin(plan, notes, **said)
-        index = PLACES["open"]
+        index = SHORT
         with self.audit.store.read() as view:
             row = Row.from_bytes(view.rows("user", [index])[0])
         left = with_boxes(row, [box for box in row.boxes if box != box_of(row, "/rationale")])
@@ -786,7 +814,7 @@ def _another_root(forger: Forger) -> None:
 
 def _stretched(forger: Forger) -> None:
     paths = ("/actor/id", "/rationale")
-    plan = forger.plan(cover=(Covered(log="user", index=PLACES["open"] + 1, paths=paths),))
+    plan = forger.plan(cover=(Covered(log="user", index=SHORT + 1, paths=paths),))
     stretched = msgspec.structs.replace(plan, cover=(*forger.plan().cover, *plan.cover))
     forger.carry_out(plan, forger.consents(plan, ALICE, BOB), document=stretched)
 
@@ -797,7 +825,7 @@ def _another_policy(forger: Forger) -> None:
 
 
 def _the_future(forger: Forger) -> None:
-    plan = forger.plan(logs={"audit.example.com/shop/user": PLACES["open"]})
+    plan = forger.plan(logs={"audit.example.com/short/user": SHORT})
     forger.carry_out(plan, forger.consents(plan, ALICE, BOB))
 
 
@@ -824,26 +852,26 @@ FORGERIES = [
 ]
 
 
-def test_an_erasure_that_two_people_approved_covers_its_values(trail: Path) -> None:
+def test_an_erasure_that_two_people_approved_covers_its_values(short: Path) -> None:
     """What the forgeries below are measured against: the same entry with approvals that count."""
-    with indelible.open(trail) as audit:
+    with indelible.open(short) as audit:
         _honest(Forger(audit))
 
-    assert not accounts_of(trail).alarming
+    assert not accounts_of(short).alarming
 
 
 @pytest.mark.parametrize("forge", FORGERIES, ids=[forge.__name__ for forge in FORGERIES])
 def test_who_holds_the_keys_cannot_erase_what_others_must_approve(
-    trail: Path, forge: Callable[[Forger], None]
+    short: Path, forge: Callable[[Forger], None]
 ) -> None:
     """The entry is in the log and well signed; it does not count, and the value is missing."""
-    with indelible.open(trail) as audit:
+    with indelible.open(short) as audit:
         forge(Forger(audit))
 
-    alarms = alarms_of(trail)
-    wrong = accounts_of(trail).wrong
+    alarms = alarms_of(short)
+    wrong = accounts_of(short).wrong
 
-    assert {(PLACES["open"], "/rationale", MISSING)} == alarms
+    assert {(SHORT, "/rationale", MISSING)} == alarms
     assert 1 == len(wrong)
 
 
@@ -860,13 +888,13 @@ def set_policy(audit: Trail, policy: Policy, **said: object) -> None:
 LOOSER = policy_text().replace(b"version = 1", b"version = 2").replace(b"n = 2", b"n = 1")
 
 
-def test_a_policy_that_loosens_needs_its_approvals_too(trail: Path) -> None:
+def test_a_policy_that_loosens_needs_its_approvals_too(short: Path) -> None:
     """Whoever sets a policy of their own past the approvals is found by the entry that says so."""
-    with indelible.open(trail) as audit:
+    with indelible.open(short) as audit:
         set_policy(audit, policies.parse(LOOSER))
 
-    wrong = accounts_of(trail).wrong
-    verdict = verdict_on(trail)
+    wrong = accounts_of(short).wrong
+    verdict = verdict_on(short)
 
     assert 1 == len(wrong)
     assert "found no approval" in wrong[0].what
@@ -875,11 +903,11 @@ def test_a_policy_that_loosens_needs_its_approvals_too(trail: Path) -> None:
 
 @pytest.mark.parametrize(("people", "count"), [((ALICE,), 0), ((BOB,), 1), ((STRANGER,), 1)])
 def test_only_who_must_approve_a_policy_can(
-    trail: Path, people: Sequence[SigningKey], count: int
+    short: Path, people: Sequence[SigningKey], count: int
 ) -> None:
     """The policy that is loosened says who may loosen it, and not the new one."""
     policy = policies.parse(LOOSER)
-    with indelible.open(trail) as audit:
+    with indelible.open(short) as audit:
         forger = Forger(audit)
         plan = forger.plan("policy", cover=(), detail={"digest": policy.digest.hex()})
         notes = [note.decode() for note in forger.consents(plan, *people)]
@@ -887,7 +915,7 @@ def test_only_who_must_approve_a_policy_can(
             transaction.add_document(plan.to_bytes())
         set_policy(audit, policy, plan=plan.digest.hex(), approvals=notes)
 
-    wrong = accounts_of(trail).wrong
+    wrong = accounts_of(short).wrong
 
     assert count == len(wrong)
 
@@ -900,15 +928,15 @@ def test_only_who_must_approve_a_policy_can(
     [(timedelta(days=31), ValueState.PURGED), (timedelta(days=29), ValueState.MISSING)],
 )
 def test_a_purge_counts_only_after_the_ceiling(
-    trail: Path, later: timedelta, state: ValueState
+    short: Path, later: timedelta, state: ValueState
 ) -> None:
     """What retention has not released yet cannot be said to have been purged."""
-    with indelible.open(trail) as audit:
+    with indelible.open(short) as audit:
         forger = Forger(audit)
         plan = forger.plan("purge", expires=forger.now + timedelta(days=60))
         forger.carry_out(plan, [], action="purge.begin", later=later)
 
-    accounts = accounts_of(trail)
+    accounts = accounts_of(short)
 
     assert 1 == accounts.totals[state]
     assert (state is MISSING) == accounts.alarming

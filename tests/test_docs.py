@@ -1,16 +1,4 @@
-"""
-What the docs say is run: Python blocks in order, and console blocks by a shell.
-
-A page is read from top to bottom in a directory of its own. In a console block,
-lines after ``$ `` are commands, and what follows is their output: compared line by
-line, spaces and tabs alike, where ``…`` stands for anything and a line of it alone
-for any lines. HTML comments before a block, or at the top of a page, say the rest::
-
-    <!-- given: examples/approvals.py -->   run on the trail ``audit`` before the page
-    <!-- exit code: 1 -->                   of the last command of the next block
-    <!-- file: name -->                     the next block is written to this file
-    <!-- not run: why -->                   the next block
-"""
+"""What the docs say holds: their examples run, their links lead somewhere, nothing is left out."""
 
 from __future__ import annotations
 
@@ -19,9 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pytest
@@ -31,107 +18,25 @@ import indelible
 from indelible import errors
 from indelible.cli.application import app
 from indelible.verdict import Level
+from tests import pages
+from tests.pages import FENCE, ROOT, blocks_of
+from tests.preloaded import programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 MEASURED = DOCS / "performance.md"
 """Its commands run for minutes: they measure, and show nothing that could be compared."""
 
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_COMMENT = re.compile(r"<!-- (exit code|file|not run): (.*?) -->\n+\Z")
-_GIVEN = re.compile(r"^<!-- given: (.*?) -->$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Code on a page, the line it begins at, and what the comment before it says."""
-
-    language: str
-    code: str
-    line: int
-    said: str
-    value: str
-
-
-def blocks_of(text: str) -> Iterator[Block]:
-    """Yield the blocks of a page that are run."""
-    for match in _FENCE.finditer(text):
-        comment = _COMMENT.search(text[: match.start()])
-        said, value = comment.groups() if comment else ("", "")
-        if (match[1] in {"python", "console"} or said == "file") and said != "not run":
-            yield Block(match[1], match[2], text.count("\n", 0, match.start()) + 1, said, value)
-
-
-def commands_of(code: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each command of a console block with the output that is shown."""
-    for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
-        lines = part.rstrip("\n").split("\n")
-        length = 1 + next(n for n, line in enumerate(lines) if not line.endswith("\\"))
-        yield "\n".join(lines[:length]), lines[length:]
-
-
-def matches(shown: list[str], printed: list[str]) -> bool:
-    """Tell whether what a page shows is what was printed."""
-    if not shown:
-        return not printed
-    first, rest = shown[0].split(), shown[1:]
-    if first == ["…"]:
-        return any(matches(rest, printed[n:]) for n in range(len(printed) + 1))
-    pattern = ".*".join(map(re.escape, " ".join(first).split("…")))
-    return (
-        bool(printed)
-        and re.fullmatch(pattern, " ".join(printed[0].split())) is not None
-        and matches(rest, printed[1:])
-    )
-
-
-def run_page(page: Path) -> None:
-    """Run all blocks of *page* in the current directory."""
-    text = page.read_text("utf-8")
-    namespace: dict[str, Any] = {"__name__": "__page__"}
-    for given in _GIVEN.findall(text):
-        subprocess.run([sys.executable, str(ROOT / given), "audit"], check=True)
-    for block in blocks_of(text):
-        if block.said == "file":
-            Path(block.value).write_text(block.code, "utf-8")
-        elif block.language == "python":
-            # As many empty lines before, so that a traceback names the line of the page.
-            lines = "\n" * block.line + block.code
-            # As a program of its own: without what this one has imported from the future.
-            code = compile(lines, str(page), "exec", dont_inherit=True)
-            exec(code, namespace)  # noqa: S102 - a page of this repository
-        else:
-            run_console(page, block)
-
-
-def run_console(page: Path, block: Block) -> None:
-    """Run the commands of a console block, and hold what they print against the page."""
-    commands = list(commands_of(block.code))
-    for number, (command, shown) in enumerate(commands, start=1):
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {command}"],  # noqa: S607
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        where = f"{page.name}, block of line {block.line}: $ {command}\n{done.stdout}"
-        expected = 0
-        if block.said == "exit code" and number == len(commands):
-            expected = int(block.value)
-        assert expected == done.returncode, where
-        assert not shown or matches(shown, done.stdout.splitlines()), where
-
-
 def slugs_of(page: Path) -> set[str]:
     """Return the anchors of the headings of a page."""
-    text = _FENCE.sub("", page.read_text("utf-8"))
+    text = FENCE.sub("", page.read_text("utf-8"))
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         for heading in _HEADING.findall(text)
@@ -148,21 +53,33 @@ def pages_that_run() -> list[Path]:
     return [page for page in PAGES if page != MEASURED and any(blocks_of(page.read_text("utf-8")))]
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Path]:
+    """Return the directory of the programs that pages use."""
+    used = ("cli.terminal", "stores.sqlite", "subject", "verify")
+    with programs(*(f"indelible.{module}" for module in used), "pydantic") as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("page", pages_that_run(), ids=name_of)
-def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
+def test_what_a_page_shows_is_what_happens(page: Path, commands: Path, tmp_path: Path) -> None:
     """Whoever copies an example from the docs gets what the docs say."""
     work = tmp_path / "work"
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "INDELIBLE_TRAIL"}
 
     done = subprocess.run(
-        [sys.executable, __file__, str(page)],
+        [commands / "script", pages.__file__, page],
         cwd=work,
         env={
             **environment,
             "HOME": str(tmp_path),
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            # Other plugins that are installed here take longer to load than a page's tests.
+            "PYTEST_ADDOPTS": "-p no:schemathesis -p no:hypothesispytest -p no:faker",
+            "PATH": os.pathsep.join(
+                [str(commands), str(Path(sys.executable).parent), environment["PATH"]]
+            ),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,7 +93,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     """A link to a file of this repository, or to a heading in it, has a target."""
-    text = _FENCE.sub("", page.read_text("utf-8"))
+    text = FENCE.sub("", page.read_text("utf-8"))
 
     for link in _LINK.findall(text):
         if "://" in link or link.startswith("mailto:"):
@@ -199,7 +116,7 @@ def test_every_page_can_be_reached() -> None:
         seen.add(page)
         ahead += [
             (page.parent / link.partition("#")[0]).resolve()
-            for link in _LINK.findall(_FENCE.sub("", page.read_text("utf-8")))
+            for link in _LINK.findall(FENCE.sub("", page.read_text("utf-8")))
             if "://" not in link
         ]
 
@@ -267,7 +184,7 @@ def test_every_command_is_shown_at_work() -> None:
     shown = "\n".join(
         code
         for page in PAGES
-        for language, code in _FENCE.findall(page.read_text("utf-8"))
+        for language, code in FENCE.findall(page.read_text("utf-8"))
         if language == "console"
     )
 
@@ -308,7 +225,3 @@ def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stdout
     assert "tampered: NO PASS" in done.stdout
     assert [] == list(temporary.iterdir())
-
-
-if __name__ == "__main__":
-    run_page(Path(sys.argv[1]))

@@ -40,16 +40,23 @@ QUERIES = (
 
 
 def event(number: int) -> Event:
-    """Return the event with this number: the same one each time."""
+    """
+    Return the event with this number: the same one each time.
+
+    Of large numbers few name a person or a change: to open each value of a large trail
+    again for each flip would take most of the time.
+    """
+    named = number < 1_000 or number % 4_096 < 64
+    name = "mallory" if number % 400 == 3 else f"u{number % 7}"
     at = START + timedelta(milliseconds=number)
     return Event(
         id=uuid7(int(at.timestamp() * 1_000) * 1_000_000, sha256(b"%d" % number).digest()[:10]),
         occurred_at=at,
         action=("invoice.approve", "invoice.void", "order.ship")[number % 3],
         outcome=Outcome.DENIED if number % 50 == 9 else Outcome.SUCCESS,
-        actor=Actor(type="user", id="mallory" if number % 400 == 3 else f"u{number % 7}"),
+        actor=Actor(type="user" if named else "service", id=name),
         resource=Resource(type="invoice", id=str(number % 211)),
-        changes={"status": Change("open", number)} if number % 20 == 7 else None,
+        changes={"status": Change("open", number)} if named and number % 20 == 7 else None,
         trace=Trace(trace_id=f"{number:032x}") if number % 4 == 0 else None,
     )
 
@@ -299,10 +306,10 @@ def test_a_flip_in_the_head_is_found_or_changes_nothing(small: Path) -> None:
     file = small / "head.db"
     expected = said(small)
 
-    unnoticed = silent_flips(small, file, sampled(file, 250, seed=4), expected)
+    unnoticed = silent_flips(small, file, sampled(file, 100, seed=4), expected)
 
     # What was deleted, and pages that hold nothing, may change without a trace.
-    assert unnoticed < 250
+    assert unnoticed < 100
 
 
 @pytest.mark.parametrize(
@@ -344,13 +351,13 @@ def test_a_flip_in_any_column_of_the_head_is_found(
 
 
 def test_each_flip_in_a_segment_is_found_by_its_file(large: Path) -> None:
-    """Three hundred places all over a closed segment: its file is not the one that was closed."""
+    """A hundred places all over a closed segment: its file is not the one that was closed."""
     file = large / "segments/user/000000"
     with closing(SqliteStore(large)) as store, store.read() as view:
         (segment,) = view.segments("user")
 
     check_file(large, segment, deep=False)
-    for bit in sampled(file, 300, seed=6):
+    for bit in sampled(file, 100, seed=6):
         with flipped(file, bit), pytest.raises(Damaged, match="with SHA-256"):
             check_file(large, segment, deep=False)
 
@@ -409,7 +416,7 @@ def test_a_flip_in_the_head_of_a_larger_trail_is_found_or_changes_nothing(large:
     """The manifest of closed segments and the open part beside them are covered, too."""
     file = large / "head.db"
 
-    silent_flips(large, file, sampled(file, 12, seed=7), said(large, export=False), export=False)
+    silent_flips(large, file, sampled(file, 8, seed=7), said(large, export=False), export=False)
 
 
 def test_a_damaged_segment_leaves_the_others_readable(large: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from indelible.cli.application import app
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+COMMANDS = get_command(app)
+"""The program; Typer would build it anew for each call, which takes longer than most calls."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,14 @@ class Shell:
     def fed(self, stdin: bytes, *args: str | Path, **environment: str) -> Answer:
         """Run a command in this process, with something on its standard input."""
         runner = CliRunner(env={**self.environment, **environment})
-        answer = runner.invoke(app, list(map(str, args)), input=stdin)
-        return Answer(answer.exit_code, answer.stdout, answer.stderr)
+        with runner.isolation(input=stdin) as (stdout, stderr, _):
+            with pytest.raises(SystemExit) as ended:
+                COMMANDS.main(list(map(str, args)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            said = stdout.getvalue(), stderr.getvalue()
+        assert isinstance(ended.value.code, int)
+        return Answer(ended.value.code, *(each.decode() for each in said))
 
     def process(self, *args: str | Path, **environment: str) -> Answer:
         """Run a command in a process of its own."""
@@ -84,10 +96,11 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "home")
 
 
-@pytest.fixture
-def trail(shell: Shell, tmp_path: Path) -> Path:
-    """Make a trail in which alice approved invoice 7, and bob voided it."""
-    path = tmp_path / "audit"
+@pytest.fixture(scope="session")
+def _approved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a trail in which alice approved invoice 7, and bob voided it, and its user's home."""
+    base = tmp_path_factory.mktemp("approved")
+    shell, path = Shell(base / "home"), base / "audit"
     assert 0 == shell("init", path, "--origin", "audit.example.com/shop").code
     for actor, old, new in (("user:alice", "draft", "paid"), ("user:bob", "paid", "void")):
         answer = shell(
@@ -95,4 +108,11 @@ def trail(shell: Shell, tmp_path: Path) -> Path:
             *("--resource", "invoice:INV-7", "--change", "status", old, new),
         )
         assert 0 == answer.code
-    return path
+    return base
+
+
+@pytest.fixture
+def trail(shell: Shell, tmp_path: Path, _approved: Path) -> Path:
+    """Return a copy of it that this user has made."""
+    shutil.copytree(_approved / "home", shell.home)
+    return shutil.copytree(_approved / "audit", tmp_path / "audit")

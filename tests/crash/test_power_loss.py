@@ -338,7 +338,7 @@ def losses(
             yield f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in (2, 3))])
 def test_what_was_acknowledged_survives_a_loss_of_power(
     recorded: Recorded, scratch: Path, books: type[Books], seed: int
 ) -> None:

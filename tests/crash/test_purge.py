@@ -50,7 +50,7 @@ def probes(path: Path, first: int) -> tuple[list[bytes], list[bytes]]:
     left: list[bytes] = []
     for folder, rows, width in (
         ("segments", "SELECT number, data FROM block WHERE number % 64 = 1", 64),
-        ("vault", "SELECT place, row FROM vault WHERE place % 500 = 1", 1),
+        ("vault", "SELECT place, row FROM vault WHERE place % 4096 = 0", 1),
     ):
         with closing(sqlite3.connect(path / folder / "user" / "000000")) as file:
             for place, data in file.execute(rows):

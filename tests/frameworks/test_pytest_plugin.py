@@ -174,10 +174,15 @@ def test_a_trail_that_the_application_has_is_taken(trail: Trail) -> None:
     assert 2 == len(trail.search().items)
 
 
+@pytest.fixture(autouse=True)
+def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load what a run names; what else is installed here takes longer to load than the tests."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run the tests that were written, with the plugin."""
-    # Also where it is installed as a plugin: pytest takes none under two names.
-    plugins = ("-p", "no:indelible", "-p", "indelible.frameworks.pytest", "-p", "no:cacheprovider")
+    plugins = ("-p", "indelible.frameworks.pytest", "-p", "no:cacheprovider")
     return pytester.runpytest_subprocess(*plugins, *args)
 
 
@@ -428,7 +433,7 @@ def test_a_run_may_fail_for_what_its_workers_tell_together(pytester: pytest.Pyte
 
     pytester.makepyfile(code)
 
-    result = run(pytester, "-n", "2", "--audit-routes", "fail")
+    result = run(pytester, "-p", "xdist", "-n", "2", "--audit-routes", "fail")
 
     result.assert_outcomes(passed=4)
     assert "PUT /shop/invoices/<int:number>  (8 requests)" in result.outlines
