@@ -23,7 +23,8 @@ def main(folder: str, *command: str) -> int:
     Authority(Path(folder)).issue("server")
     with postgres.server(18, durable=True) as server:
         environment = {**os.environ, "DATABASE": server.database()}
-        return subprocess.run(command, env=environment, check=False).returncode
+        ended = subprocess.run(command, env=environment, check=False)  # noqa: S603 - as it was called
+        return ended.returncode
 
 
 if __name__ == "__main__":
