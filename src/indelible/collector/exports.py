@@ -335,13 +335,15 @@ class Exports:
         pending.result()
 
     def _fail(self, export: Export, error: Exception) -> None:
+        if export.id in self._dropped:
+            with suppress(IndelibleError):  # then it is found to be cut off
+                self._forget(export)
+            return
         if isinstance(error, IndelibleError) and not isinstance(error, StoreError):
             why = str(error)
         else:
             _log.error("export %s: %s", export.id, type(error).__name__, exc_info=error)
             why = "something went wrong here; it was logged"
-        if export.id in self._dropped:
-            return
         failed = msgspec.structs.replace(
             export, state="failed", why=why, seen_at=self._collector.now()
         )
@@ -395,8 +397,7 @@ class Exports:
             if name in self._under_way:
                 self._dropped.add(name)
         self._remove(export)
-        with self._collector.trail.store.write() as transaction:
-            transaction.put(KIND, name.encode(), None)
+        self._forget(export)
 
     def _find(self, name: str, caller: Caller) -> Export:
         with self._collector.trail.store.read() as view:
@@ -418,6 +419,10 @@ class Exports:
         with self._collector.trail.store.write() as transaction:
             transaction.put(KIND, export.id.encode(), export.to_bytes())
 
+    def _forget(self, export: Export) -> None:
+        with self._collector.trail.store.write() as transaction:
+            transaction.put(KIND, export.id.encode(), None)
+
     def _all(self) -> list[Export]:
         with self._collector.trail.store.read() as view:
             return [Export.from_bytes(kept) for _, kept in view.facts(KIND)]
@@ -426,7 +431,8 @@ class Exports:
         return self._directory / f"{export.id}.{FORMATS[export.format].extension}"
 
     def _remove(self, export: Export) -> None:
-        self._path(export).unlink(missing_ok=True)
+        for path in self._directory.glob(f"{export.id}.*"):
+            _delete(path)
 
     def sweep(self) -> None:
         """
@@ -471,10 +477,7 @@ class Exports:
             name = path.name.partition(".")[0]
             if name in known or name in self._under_way:
                 continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _delete(path)
 
     @asynccontextmanager
     async def running(self, _: Litestar) -> AsyncIterator[None]:
@@ -498,6 +501,13 @@ class Exports:
                 _log.warning("exports are swept later: %s", error.strerror)
             if self._stopping.wait(_SWEEP):
                 return
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _gone_because(view: View, export: Export, now: int, label: str) -> str:
