@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import threading
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indelible.client.exchange import LONGEST_WAIT, Answer, Busy, base_of, check
+from indelible.client.connection import Address, AsyncConnection, Connection
+from indelible.client.exchange import LONGEST_WAIT, Answer, Busy, Request, base_of, check
 from indelible.client.hashes import Hashes, Wanting
 from indelible.client.memory import Memory
 from indelible.client.recording import _post, _receipt
@@ -38,12 +44,20 @@ from indelible.merkle import HASH_SIZE, Edge, leaf_hash, root_of
 from indelible.pins import Pin
 from indelible.recorder import State, build
 from indelible.tiles import TILE_HEIGHT, TILE_WIDTH
-from indelible.wire import PROBLEM, EventResult, EventResults, Problem
+from indelible.wire import (
+    CASE_HEADER,
+    PROBLEM,
+    PURPOSE_HEADER,
+    EventResult,
+    EventResults,
+    Problem,
+)
+from tests.collector.server import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
+    from indelible.client.exchange import Steps
     from indelible.note import VerifierKey
 
 T = TypeVar("T")
@@ -395,3 +409,83 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
         keys_of(file)
     with pytest.raises(CallerError, match="trust: "):
         keys_of([text])
+
+
+# ---- The connection ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"token": ""}, "token: found none"),
+        ({"token": "two words"}, "token: found none as it was issued"),
+        ({"token": "line\nfeed"}, "token: found none as it was issued"),
+        ({"token": Path("nowhere")}, "token: nowhere: No such file"),
+        ({"ca": "nowhere"}, "ca: cannot be read"),
+        ({"certificate": "nowhere"}, "certificate: cannot be read"),
+        ({"certificate": ("nowhere", "nowhere")}, "certificate: cannot be read"),
+        ({"purpose": "two\nlines"}, "Indelible-Purpose: found a character that is not seen"),
+    ],
+)
+def test_what_cannot_be_used_is_named_before_anything_is_sent(
+    settings: dict[str, Any], what: str
+) -> None:
+    """A wrong token or file is the caller's turn, and no secret is shown."""
+    with pytest.raises(CallerError, match=what) as raised:
+        Address(url=URL, **{"token": "indelible_none", **settings}).settings()
+
+    assert "two words" not in str(raised.value)
+
+
+def test_purpose_and_case_go_as_utf_8() -> None:
+    """Why somebody reads is said in their own language."""
+    address = Address(url=URL, token="indelible_none", purpose="Prüfung", case="Q4")  # noqa: S106
+
+    headers = address.settings()["headers"]
+
+    assert ("Prüfung".encode(), b"Q4") == (headers[PURPOSE_HEADER], headers[CASE_HEADER])
+
+
+def test_no_more_is_read_of_an_answer_than_it_may_have(tmp_path: Path) -> None:
+    """A collector cannot fill the memory of its readers."""
+    authority = Authority(tmp_path)
+    certificate, key_file = authority.issue("endless")
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(65_536))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key_file)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    address = Address(
+        url=f"https://127.0.0.1:{server.server_port}",
+        token="indelible_none",  # noqa: S106
+        ca=authority.file,
+    )
+
+    def steps() -> Steps[None]:
+        yield (Request(path="/v1/checkpoints", most=100_000),)
+
+    async def ask() -> None:
+        with pytest.raises(Malformed, match="found more than 100000 bytes"):
+            await AsyncConnection(address).run(steps())
+
+    try:
+        with pytest.raises(Malformed, match="found more than 100000 bytes"):
+            Connection(address).run(steps())
+        asyncio.run(ask())
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
