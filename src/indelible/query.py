@@ -350,6 +350,8 @@ class Item:
         clear: What the entry says itself.
         event: That, with the committed values that the viewer may see, and masks for others.
         states: Of each committed path, what there is of its value for the viewer.
+        disclosures: In the order of ``committed``, what opens each value that is shown, or its
+            leaf hash; filled by who hands the item to somebody who verifies it.
     """
 
     log: str
@@ -360,6 +362,7 @@ class Item:
     clear: Clear
     event: Event
     states: Mapping[str, ValueState]
+    disclosures: tuple[bytes, ...] = ()
 
     @property
     def stream(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from base64 import urlsafe_b64decode
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,8 +21,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from indelible import custody, policies, query
+from indelible.box import Row
+from indelible.disclosure import commitment_of
+from indelible.entry import hash_to_text
 from indelible.errors import (
     CallerError,
+    Damaged,
     Forbidden,
     InvalidQuery,
     Moved,
@@ -31,7 +36,7 @@ from indelible.errors import (
     WriteUncertain,
 )
 from indelible.log import restore
-from indelible.merkle import consistency_proof
+from indelible.merkle import HASH_SIZE, consistency_proof
 from indelible.openings import OPENED, READ, Reading
 from indelible.policy import CUSTODY, OWNER
 from indelible.query import Bound, Item, Page, Query
@@ -222,7 +227,7 @@ class Reader:
             Damaged: An entry that belongs to the answer cannot be read.
         """
         asked = asked_by(query_, fields)
-        with self._looking(asked.to_text()) as look:
+        with self._looking(asked.to_text(), proving=True) as look:
             narrowed = self.scope.narrow(asked, look.view)
             if narrowed is None:
                 return Page(items=(), cursor=None, sizes={})
@@ -236,7 +241,7 @@ class Reader:
                 most=most,
             )
             look.read = len(page.items)
-            return page
+            return replace(page, items=self._proven(look, page.items))
 
     def matches(self, query_: Query | str | None = None, **fields: Any) -> Iterator[Item]:
         """
@@ -258,8 +263,9 @@ class Reader:
         Raises:
             NotFound: There is none.
         """
-        with self._looking(f"id:{event_id}") as look:
-            return self._find(look, event_id, look.opener)
+        with self._looking(f"id:{event_id}", proving=True) as look:
+            (item,) = self._proven(look, [self._find(look, event_id, look.opener)])
+            return item
 
     def at(self, log: str, index: int) -> Item:
         """
@@ -378,7 +384,7 @@ class Reader:
         from indelible.facets import count  # noqa: PLC0415 - recording needs none of it
 
         asked = Query(actor=actor)
-        with self._looking(asked.to_text()) as look:
+        with self._looking(asked.to_text(), proving=True) as look:
             oldest = replace(asked, newest_first=False)
             first = next(self._matches(look.view, oldest, look.opener), None)
             if first is None:
@@ -393,7 +399,7 @@ class Reader:
                 opener=look.opener,
                 most=most,
             )
-            return Seen(first=first, recent=newest, counted=counted)
+            return Seen(first=first, recent=self._proven(look, newest), counted=counted)
 
     def subject(self, subject: str) -> Answer:
         """
@@ -509,7 +515,7 @@ class Reader:
         """
         if not 1 <= limit <= query.MAX_LIMIT:
             raise InvalidQuery(f"limit: found {limit}, expected 1 to {query.MAX_LIMIT}")
-        with self._looking(f"stream:{log.partition('~')[0]}") as look:
+        with self._looking(f"stream:{log.partition('~')[0]}", proving=True) as look:
             head = self._head(look.view, log)
             if not -1 <= after < max(head.size, 1):
                 raise InvalidQuery(
@@ -517,7 +523,7 @@ class Reader:
                     " expected the index of one, or -1"
                 )
             found = self._in_log(look, head, max(after + 1, head.first), head.size)
-            items = tuple(islice(found, limit))
+            items = self._proven(look, tuple(islice(found, limit)))
             look.read, look.is_idle = len(items), not items
             end = items[-1].index if len(items) == limit else max(after, head.size - 1)
             return Portion(items=items, after=end, head=head, successor=_successor(look.view, head))
@@ -592,7 +598,9 @@ class Reader:
     # ---- How it is read, and what is said of it ----
 
     @contextmanager
-    def _looking(self, asked: str, *, also_when_cut_off: bool = False) -> Iterator[_Look]:
+    def _looking(
+        self, asked: str, *, also_when_cut_off: bool = False, proving: bool = False
+    ) -> Iterator[_Look]:
         """
         Look at the trail inside the block, with values open for the viewer; that is an entry.
 
@@ -601,10 +609,13 @@ class Reader:
 
         Args:
             also_when_cut_off: What was read is shown before the block ends, however it does.
+            proving: What opens the values is kept, for `_proven`.
         """
         self._owner.check_open()
         with self._owner.store.read() as view:
             look = _Look(view, self._opener(view))
+            if proving and self._caller is not None:
+                look.opener.disclosures = {}
             try:
                 yield look
             except BaseException:
@@ -662,6 +673,23 @@ class Reader:
         asked = Query(tenant=self.scope.tenant or (), newest_first=False)
         return query.matches_in_log(look.view, head, asked, first, last, look.opener)
 
+    def _proven(self, look: _Look, items: Sequence[Item]) -> tuple[Item, ...]:
+        """Return *items* with what proves the values that are shown, if it was kept."""
+        kept = look.opener.disclosures
+        if kept is None:
+            return tuple(items)
+        rows: dict[tuple[str, int], bytes] = {}
+        for log in {item.log for item in items}:
+            indexes = [item.index for item in items if item.log == log and item.clear.committed]
+            found = look.view.rows(log, indexes) if indexes else []
+            rows.update(zip([(log, index) for index in indexes], found, strict=True))
+        return tuple(
+            replace(
+                item, disclosures=_disclosures(item, rows.get((item.log, item.index), b""), kept)
+            )
+            for item in items
+        )
+
     def _find(self, look: _Look, event_id: str, opener: Opener | None = None) -> Item:
         for item in self._matches(look.view, Query(id=event_id), opener):
             look.read = 1
@@ -701,6 +729,25 @@ class _Look:
         self.view, self.opener = view, opener
         self.read = 0
         self.is_idle = False
+
+
+def _disclosures(
+    item: Item, row: bytes, kept: Mapping[tuple[str, int, str], bytes]
+) -> tuple[bytes, ...]:
+    """Return what opens each shown value of *item*, or its leaf hash; nothing without these."""
+    committed = item.clear.committed
+    try:
+        spine = Row.from_bytes(row).spine if row else b""
+    except Damaged:
+        spine = b""
+    leaves = [spine[at : at + HASH_SIZE] for at in range(0, len(spine), HASH_SIZE)]
+    commitment = urlsafe_b64decode(f"{item.clear.commitment or ''}=")
+    if len(leaves) != len(committed) or not leaves or commitment_of(leaves) != commitment:
+        return ()
+    return tuple(
+        kept.get((item.log, item.index, path), b'"%b"' % hash_to_text(leaf))
+        for path, leaf in zip(committed, leaves, strict=True)
+    )
 
 
 def asked_by(given: Query | str | None, fields: Mapping[str, Any]) -> Query:

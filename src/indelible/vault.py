@@ -202,6 +202,8 @@ class Opener:
 
     Attributes:
         opened: How many entries with personal or accountable values were opened.
+        disclosures: What has opened the values that were shown, by log, index and path; it is
+            kept where this is a dictionary.
     """
 
     def __init__(
@@ -218,6 +220,7 @@ class Opener:
         self._lost: str | None = None
         self._rules: dict[str, list[FieldRule] | None] = {}
         self.opened = 0
+        self.disclosures: dict[tuple[str, int, str], bytes] | None = None
 
     def keys(self, rows: Sequence[bytes]) -> dict[bytes, DataKey]:
         """Return the data keys of the boxes of *rows*, as far as they can be had."""
@@ -279,6 +282,8 @@ class Opener:
                 masks[path] = self._stand_in(path, each.value, clear)
             elif state is ValueState.OPEN:
                 values[path] = each.value
+                if self.disclosures is not None:
+                    self.disclosures[log, index, path] = each.disclosure
                 personal = personal or class_ in (FieldClass.PERSONAL, FieldClass.ACCOUNTABLE)
             elif (
                 state is ValueState.WITHHELD

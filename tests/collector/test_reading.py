@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event as Signal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from indelible.access import PSEUDONYM, Viewer
 from indelible.collector.problems import Refusal
 from indelible.collector.reading import reader_of
 from indelible.collector.state import Collector
+from indelible.disclosure import Disclosure, commitment_of
 from indelible.document import for_collector
 from indelible.event import Actor, Change, Event, Outcome, Resource
 from indelible.policy import CUSTODY
 from indelible.proof import Proof
 from indelible.query import Query, matches
 from indelible.rights import Caller
+from indelible.seal import unseal
 from indelible.trail import Trail
 from indelible.views import VIEWS
 from indelible.wire import PROBLEM
@@ -362,6 +366,31 @@ def test_an_item_proves_itself(collector: Collector, auditor: Asker) -> None:
     assert found.leaf_hash.hex() == item["integrity"]["leaf_hash"]
     assert item == auditor.ask(f"/v1/entries/{item['id']}").json()
     assert found.entry.to_bytes() in auditor.ask(f"/v1/entries/{item['id']}").content
+
+
+@pytest.mark.parametrize("role", ["reader", "auditor", "privacy_officer"])
+@pytest.mark.parametrize("path", ["entries?stream=user", "feed/user", "views/denials"])
+def test_values_that_are_shown_are_proven_and_no_others(
+    client: Served, collector: Collector, role: str, path: str
+) -> None:
+    """Each item carries what opens what it shows, and of the rest but hashes with salt in them."""
+    items = Asker(client, collector, role).ask(f"/v1/{path}").json()["items"]
+
+    for item in items:
+        clear = unseal(msgspec.json.encode(item["entry"]["event"]))
+        leaves = []
+        for committed, given in zip(clear.committed, item.get("disclosures", ()), strict=True):
+            is_open = item["values"][committed] == "OPEN"
+            assert is_open == isinstance(given, list)
+            if is_open:
+                opened = Disclosure.from_bytes(msgspec.json.encode(given))
+                assert committed == opened.path
+                leaves.append(opened.leaf)
+            else:
+                leaves.append(urlsafe_b64decode(f"{given}="))
+        if clear.commitment is not None:
+            assert urlsafe_b64decode(f"{clear.commitment}=") == commitment_of(leaves)
+    assert any(item.get("values") for item in items)
 
 
 def test_a_resource_has_its_history_and_its_state(client: Served, collector: Collector) -> None:

@@ -171,6 +171,7 @@ def item_of(item: Item) -> EntryItem:
             producer=item.producer,
         ),
         entry=msgspec.Raw(item.entry.to_bytes()),
+        disclosures=tuple(map(msgspec.Raw, item.disclosures)),
     )
 
 
