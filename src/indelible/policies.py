@@ -153,14 +153,16 @@ def name_of(origin: str, label: str) -> bytes:
     return f"{origin.rpartition('/')[0]}\0{label}".encode()
 
 
-def of_producers(view: View) -> Iterator[Policy]:
+def ever(view: View) -> Iterator[Policy]:
     """
-    Yield the policies that producers have sealed entries under.
+    Yield every policy that an entry may have been sealed under: ours, and those of producers.
 
     Raises:
-        Damaged: A document is gone, or is not the one that came.
+        Damaged: A document is gone, or is not the one that was set or came.
     """
-    for _, digest in view.facts(KIND):
+    for version in versions(view):
+        yield version.policy
+    for digest in {digest for _, digest in view.facts(KIND)}:
         yield parse(document(view, digest))
 
 

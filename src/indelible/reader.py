@@ -630,7 +630,7 @@ class Reader:
             self.viewer,
             self._owner.policy,
             partial(self._explain, view),
-            lambda: (version.policy for version in policies.versions(view)),
+            lambda: policies.ever(view),
         )
 
     def _explain(self, view: View, log: str, index: int, path: str) -> Found:

@@ -14,7 +14,7 @@ import pytest
 from indelible import producer as producers
 from indelible.checkpoint import Checkpoint
 from indelible.collector.producers import enrol_all, proof_text
-from indelible.document import for_collector
+from indelible.document import default_text, for_collector, parse
 from indelible.keys import SigningKey
 from indelible.merkle import consistency_proof, root_of
 from indelible.note import Note
@@ -452,3 +452,28 @@ def test_the_collectors_log_holds_each_producers_tree(
     assert expected == root_of(
         [item.entry.collected.parse().leaf_hash for item in items if item.entry.collected]
     )
+
+
+def test_what_a_producer_leaves_in_clear_is_found_beside_what_others_commit(
+    client: Served, collector: Collector, trail: Trail, tmp_path: Path
+) -> None:
+    """Each producer classifies for itself, and a search finds what each of them has sealed."""
+    text = default_text().replace(
+        b'"/client/ip" = { class = "personal", subject = "actor", search = "prefix" }',
+        b'"/client/ip" = { class = "public" }',
+    )
+    policy = parse(text.replace(b'id = "default"', b'id = "open"'))
+    for number, given in enumerate((None, policy)):
+        origin = f"shop.example.com/web-{number}"
+        with Trail.create(tmp_path / f"shop-{number}", origin=origin, policy=given) as made:
+            key = made.verifier_key("user").to_text()
+            enrol_all(trail, Enrolment(keys=(key,)), OPERATOR, 1)
+            fill(made, 1)
+            sent = next_of(made).shipment
+        shipper = Shipper(client, collector, producer=origin)
+        assert 200 == shipper.post(sent, f"{origin}/user").status_code
+
+    found = trail.search("ip:203.0.113.9")
+
+    clear = [b"203.0.113.9" in item.entry.event for item in found.items]
+    assert [True, False] == clear
