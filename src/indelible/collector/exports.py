@@ -444,8 +444,9 @@ class Exports:
         now, label = self._collector.now(), self._collector.trail.policy.label
         with self._collector.trail.store.read() as view:
             found = [Export.from_bytes(kept) for _, kept in view.facts(KIND)]
+            removed = _newest_removal(view)
             changed = [
-                after for each in found if (after := self._after(view, each, now, label)) != each
+                after for each in found if (after := self._after(each, removed, now, label)) != each
             ]
         for each in changed:
             if each.state != "ready":
@@ -460,13 +461,15 @@ class Exports:
                     transaction.put(KIND, each.id.encode(), None)
         self._remove_orphans({each.id for each in found})
 
-    def _after(self, view: View, export: Export, now: int, label: str) -> Export:
+    def _after(
+        self, export: Export, removed: tuple[int, int] | None, now: int, label: str
+    ) -> Export:
         if export.state in {"waiting", "running"}:
             if export.id in self._under_way or now <= export.seen_at + _CUT_OFF:
                 return export
             why = "it was cut off; ask for it anew"
             return msgspec.structs.replace(export, state="failed", why=why)
-        why = _gone_because(view, export, now, label) if export.state == "ready" else ""
+        why = _gone_because(export, removed, now, label) if export.state == "ready" else ""
         return export.gone(why) if why else export
 
     def _remove_orphans(self, known: set[str]) -> None:
@@ -510,21 +513,26 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _gone_because(view: View, export: Export, now: int, label: str) -> str:
+def _gone_because(export: Export, removed: tuple[int, int] | None, now: int, label: str) -> str:
     """Say why the file of an export is to be removed; nothing where it may stay."""
     if now >= (export.expires_at or 0):
         return "its time is over"
     if export.policy != label:
         return "another policy is in force since; ask for it anew"
-    return "values were removed since; ask for it anew" if _removed_since(view, export) else ""
+    if removed is not None and removed >= _place(export.log, export.seen):
+        return "values were removed since; ask for it anew"
+    return ""
 
 
-def _removed_since(view: View, export: Export) -> bool:
-    """Tell whether values were erased or purged since the export began to be made."""
+def _newest_removal(view: View) -> tuple[int, int] | None:
+    """Return the place of the last entry by which values were erased or purged."""
     asked = Query(stream=CUSTODY, action=(*BEGUN, *EFFECTIVE))
-    for item in query.matches(view, asked):
-        return item.log != export.log or item.index >= export.seen
-    return False
+    return next((_place(item.log, item.index) for item in query.matches(view, asked)), None)
+
+
+def _place(log: str, index: int) -> tuple[int, int]:
+    """Return what orders places of one stream: first of its log, then of all that succeed it."""
+    return int(log.partition("~")[2] or 1), index
 
 
 def _format(name: str) -> Format:
