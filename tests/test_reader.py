@@ -365,6 +365,24 @@ def test_evidence_shows_no_entry_outside(tmp_path: Path, monkeypatch: pytest.Mon
         assert audit.reader(Viewer()).disclose(events[0], tmp_path / "alice") is not None
 
 
+def test_what_another_process_has_erased_is_known_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the trail open for long raises no alarm about what was rightly removed."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with indelible.open(tmp_path / "audit", origin="audit.example.com/erased") as audit:
+        for name in ("alice", "bob"):
+            audit.record("invoice.pay", actor=f"user:{name}", resource="invoice:1")
+        states = []
+        for name in ("alice", "bob"):
+            with indelible.open(tmp_path / "audit") as other:
+                plan = other.plan_erasure(f"user:{name}", basis="art17-1a")
+                other.erase(Consent(plan=plan.to_bytes(), approvals=(other.approve(plan),)))
+            states.append([item.states["/actor/id"].value for item in audit.search().items])
+
+    assert [["OPEN", "ERASED"], ["ERASED", "ERASED"]] == states
+
+
 def test_counts_read_no_more_than_they_may(trail: Trail) -> None:
     """Also where nothing matches; and they say that there may be more."""
     reader = trail.reader(Viewer())

@@ -149,7 +149,7 @@ class Trail:
         self._reader = Reader(self, self.viewer)
         self._listeners: tuple[Listener, ...] = ()
         self._shipper: BackgroundShipper | None = None
-        self._covers: Covers | None = None
+        self._covers: tuple[dict[str, int], Covers] | None = None
         self._closed = False
         self._custody = Custody(self.id)
         self._closer = Closer(self)
@@ -866,11 +866,14 @@ class Trail:
 
     def covers(self, view: View) -> Covers:
         """Return what erasures and purges have taken, as far as *view* knows."""
-        if self._covers is None:
+        said = {log: head.size for log, head in view.heads().items() if head.stream == CUSTODY}
+        known = self._covers
+        # Another process may have removed what was here a moment ago.
+        if known is None or known[0] != said:
             from indelible.covers import Covers  # noqa: PLC0415 - rarely needed
 
-            self._covers = Covers.read(view)
-        return self._covers
+            known = self._covers = said, Covers.read(view)
+        return known[1]
 
     def _committed(self, heads: Mapping[str, Head]) -> None:
         self._closer.look(heads)

@@ -46,13 +46,16 @@ VIEWS = (
         name="privileged-changes",
         title="Privileged changes",
         says="Somebody changed who may do what, or did what only administrators do.",
-        query="action:(role.* OR permission.* OR group.* OR admin.* OR token.* OR policy.*)",
+        query=(
+            "action:(role.* OR permission.* OR group.* OR admin.* OR token.* OR policy.*"
+            " OR caller.act)"
+        ),
     ),
     CuratedView(
         name="grants",
         title="Grants",
-        says="Somebody was given a right, for good or for a time.",
-        query="action:(role.grant OR permission.grant OR access.grant OR grant.* OR token.issue)",
+        says="Somebody asked for a right, was given one, for good or for a time, or used it.",
+        query="action:(role.grant OR permission.grant OR grant.* OR token.issue)",
     ),
     CuratedView(
         name="logins",
@@ -87,8 +90,8 @@ VIEWS = (
     CuratedView(
         name="reads",
         title="Reads of the trail",
-        says="Somebody read entries, opened values or took evidence away.",
-        query="stream:custody action:(entries.read OR values.open OR export.* OR evidence.*)",
+        says="Somebody read entries, opened values or took entries away in files.",
+        query="stream:custody action:(entries.* OR values.open)",
     ),
     CuratedView(
         name="deletions",
