@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -154,6 +155,32 @@ def test_a_whole_collector_is_verified_from_afar(collector: Collector, tmp_path:
     assert verdict.entries > COUNT
     assert 0 == done[-1]
     assert any("custody stream says" in text for text in verdict.does_not_show)
+
+
+def test_entries_are_taken_away_in_a_file(collector: Collector, tmp_path: Path) -> None:
+    """An export is the file that the collector says it made, whole, and overwrites nothing."""
+    query, why = "action:invoice.approve", "quarterly sample"
+
+    async def save() -> str:
+        settings = collector.told(tmp_path / "seen")
+        async with indelible.AsyncClient(
+            collector.server.url, collector.reads, **settings
+        ) as client:
+            return await client.export(query, tmp_path / "b.jsonl", rationale=why)
+
+    with collector.client(tmp_path / "seen") as client:
+        digest = client.export(query, tmp_path / "a.jsonl", rationale=why)
+        with pytest.raises(CallerError, match=r"a.jsonl: File exists"):
+            client.export(query, tmp_path / "a.jsonl", rationale=why)
+        with pytest.raises(CallerError, match="format"):
+            client.export(query, tmp_path / "c", rationale=why, format="docx")
+    other = asyncio.run(save())
+
+    data = (tmp_path / "a.jsonl").read_bytes()
+    assert sha256(data).hexdigest() == digest
+    assert 2 == len(data.splitlines())
+    assert sha256((tmp_path / "b.jsonl").read_bytes()).hexdigest() == other
+    assert not (tmp_path / "c").exists()
 
 
 def test_keys_are_asked_for_before_anything_else(collector: Collector, tmp_path: Path) -> None:

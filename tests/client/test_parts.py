@@ -20,6 +20,7 @@ from indelible.client.connection import Address, AsyncConnection, Connection
 from indelible.client.exchange import LONGEST_WAIT, Answer, Busy, Request, base_of, check
 from indelible.client.hashes import Hashes, Wanting
 from indelible.client.memory import Memory
+from indelible.client.reading import _checked
 from indelible.client.recording import _post, _receipt
 from indelible.client.trusting import keys_of
 from indelible.errors import (
@@ -50,6 +51,7 @@ from indelible.wire import (
     PURPOSE_HEADER,
     EventResult,
     EventResults,
+    ExportShown,
     Problem,
 )
 from tests.collector.server import Authority
@@ -142,6 +144,17 @@ def test_what_may_have_been_taken_is_not_called_lost(
     """Only where nothing was certainly written is it said that nothing was."""
     with pytest.raises(expected):
         check(answer(status, kind), writing=True)
+
+
+def test_a_file_that_is_not_the_one_that_was_made_is_not_kept(tmp_path: Path) -> None:
+    """What was changed on its way is taken away again."""
+    made = ExportShown(id="1", state="ready", format="csv", made_at="", sha256="00" * 32)
+    (tmp_path / "file").touch()
+
+    with pytest.raises(Damaged, match="export 1: its file has SHA-256 11"):
+        _checked(made, "11" * 32, tmp_path / "file")
+
+    assert not (tmp_path / "file").exists()
 
 
 # ---- Posting ----

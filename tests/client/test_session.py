@@ -20,6 +20,7 @@ from indelible.errors import (
     Malformed,
     NotFound,
     Rollback,
+    StoreError,
     UnknownStream,
     VerificationError,
 )
@@ -125,6 +126,14 @@ def test_counts_and_views_are_passed_on(session: Session, honest: Between) -> No
     assert (("invoice.approve", 1),) == actor.actions.counts
     assert ["user#0"] == [f"{item.log}#{item.index}" for item in actor.recent]
     assert {"access-denied", "deletions"} & {view.name for view in views}
+
+
+def test_an_export_that_failed_says_why(session: Session, honest: Between) -> None:
+    """What the collector could not make is not waited for."""
+    honest.lie_in_json("/v1/exports", lambda answer: answer.update(state="failed", why="full"))
+
+    with pytest.raises(StoreError, match="is failed; full"):
+        honest.run(session.export(APPROVALS, "jsonl", "quarterly sample"))
 
 
 # ---- Lies about one entry ----

@@ -140,6 +140,7 @@ def read_item(found: EntryItem, origin: str) -> Item:
         clear=clear,
         event=event,
         states=states,
+        disclosures=tuple(map(bytes, found.disclosures)),
         unproven=unproven,
     )
 

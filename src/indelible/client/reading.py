@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from indelible.client.connection import Address, AsyncConnection, Connection
-from indelible.client.exchange import base_of
+from indelible.client.exchange import Request, base_of
 from indelible.client.memory import Memory
 from indelible.client.session import Session
 from indelible.client.trusting import keys_of
-from indelible.errors import CallerError
+from indelible.errors import CallerError, Damaged
 from indelible.history import about, fold
 from indelible.query import MAX_LIMIT
 from indelible.reader import asked_by
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from indelible.query import Item as HeldItem
     from indelible.query import Query
     from indelible.verdict import Verdict
-    from indelible.wire import ViewShown
+    from indelible.wire import ExportShown, ViewShown
 
 FACETS = ("actor", "action", "resource", "outcome")
 """The fields that are counted where none are named."""
@@ -233,6 +234,37 @@ class Client(_Client):
         """
         return self._run(self._session.actor(actor))
 
+    def export(
+        self,
+        query: Query | str,
+        target: Path | str,
+        *,
+        rationale: str,
+        format: str = "jsonl",  # noqa: A002 - what it is called
+    ) -> str:
+        """
+        Write what a query finds into a new file, as the collector makes it for this token.
+
+        The file is the one that the collector says it made, by its SHA-256, which an entry of
+        the custody stream names, too. What stands in it is the collector's word; only a file
+        of the format ``evidence`` can be verified by itself.
+
+        Args:
+            format: ``jsonl``, ``csv``, ``ocsf``, ``ecs``, ``parquet`` or ``evidence``.
+            rationale: Why, in words; kept with the export.
+
+        Returns:
+            The SHA-256.
+
+        Raises:
+            CallerError: There is no such format, or there is a file already.
+            Damaged: The file is not the one that was made.
+            IndelibleError: As `search`.
+        """
+        steps = self._session.export(asked_by(query, {}), format, rationale)
+        made = self._run(steps)
+        return _checked(made, self._connection.save(_file_of(made), Path(target)), Path(target))
+
     def feed(
         self, stream: str = "user", *, after: int = -1, wait: float = 30.0, whole: bool = True
     ) -> Iterator[Item]:
@@ -419,6 +451,19 @@ class AsyncClient(_Client):
         """Return what an actor has done; see `Client.actor`."""
         return await self._run(self._session.actor(actor))
 
+    async def export(
+        self,
+        query: Query | str,
+        target: Path | str,
+        *,
+        rationale: str,
+        format: str = "jsonl",  # noqa: A002 - what it is called
+    ) -> str:
+        """Write what a query finds into a new file; see `Client.export`."""
+        made = await self._run(self._session.export(asked_by(query, {}), format, rationale))
+        digest = await self._connection.save(_file_of(made), Path(target))
+        return _checked(made, digest, Path(target))
+
     async def feed(
         self, stream: str = "user", *, after: int = -1, wait: float = 30.0, whole: bool = True
     ) -> AsyncIterator[Item]:
@@ -439,6 +484,17 @@ class AsyncClient(_Client):
     async def verifier_key(self, stream: str = "user") -> VerifierKey:
         """Return the key that signs a stream now; see `Client.verifier_key`."""
         return self._session.signed(await self._run(self._session.newest(stream))).key
+
+
+def _file_of(made: ExportShown) -> Request:
+    return Request(path=f"/v1/exports/{quote(made.id, safe='')}/file")
+
+
+def _checked(made: ExportShown, digest: str, target: Path) -> str:
+    if digest != made.sha256:
+        target.unlink(missing_ok=True)
+        raise Damaged(f"export {made.id}: its file has SHA-256 {digest}, expected {made.sha256}")
+    return digest
 
 
 def _last(page: Page, before: Item | None) -> Item | None:

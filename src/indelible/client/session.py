@@ -18,8 +18,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote
+
+import msgspec
 
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.client.exchange import Request, Steps, check, decoded
@@ -34,6 +37,7 @@ from indelible.errors import (
     Malformed,
     NotFound,
     Rollback,
+    StoreError,
     UnknownStream,
 )
 from indelible.mark import Known
@@ -48,6 +52,8 @@ from indelible.wire import (
     ActorShown,
     EntryItem,
     EntryPage,
+    ExportRequest,
+    ExportShown,
     FacetsShown,
     FeedPage,
     LogShown,
@@ -69,6 +75,9 @@ T = TypeVar("T")
 
 _MOST_TILES = 1_024
 """Hash tiles that are kept of one log: 8 MiB."""
+
+_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before it is asked again how far an export has come."""
 
 _KEY_BY_HAND = (
     "get it from whoever runs the collector, on another way than from the collector itself"
@@ -269,6 +278,26 @@ class Session:
             outcomes=facet_of(found.outcomes),
             recent=recent,
         )
+
+    def export(self, query: Query, made_as: str, rationale: str) -> Steps[ExportShown]:
+        """
+        Have the collector make a file of what *query* finds, and wait until it is made.
+
+        Raises:
+            InvalidQuery: The collector knows no such query.
+            CallerError: It makes no such file.
+            StoreError: It could not make it; try again.
+        """
+        asked = ExportRequest(query=query.to_text(), format=made_as, rationale=rationale)
+        body = msgspec.json.encode(asked)
+        (answer,) = yield (Request(method="POST", path="/v1/exports", body=body),)
+        pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
+        while (found := decoded(answer, ExportShown)).state in {"waiting", "running"}:
+            path = f"/v1/exports/{quote(found.id, safe='')}"
+            (answer,) = yield (Request(path=path, after=next(pauses)),)
+        if found.state != "ready":
+            raise StoreError(f"export {found.id}: is {found.state}; {found.why}")
+        return found
 
     def part(
         self,
