@@ -217,6 +217,16 @@ def enrol(
     )
 
 
+def proof_text(origin: str, token_id: str) -> str:
+    """
+    Return the text of the note by which the log of *origin* asks to be taken in.
+
+    Args:
+        token_id: Of the join token: the note is for whoever issued that, and no other.
+    """
+    return f"indelible/enrol/1\n{origin}\n{token_id}\n"
+
+
 PRODUCERS = "producers"
 """The collector's stream that the custody streams of producers go to."""
 

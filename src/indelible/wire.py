@@ -158,7 +158,7 @@ class Enrolment(_Body, frozen=True, kw_only=True):
     Attributes:
         keys: The verifier key of each log; its name is the log's origin, whose last part
             is the stream.
-        proofs: For each, a note ``indelible/enrol/1\n<origin>\n<collector's origin>\n``
+        proofs: For each, a note ``indelible/enrol/1\n<origin>\n<id of the join token>\n``
             signed with it; whoever comes with a join token must have the keys.
         stream: Where all of their entries go, if not to the stream of the same name.
     """

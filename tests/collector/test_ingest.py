@@ -13,15 +13,17 @@ import pytest
 
 from indelible import producer as producers
 from indelible.checkpoint import Checkpoint
-from indelible.collector.producers import enrol_all, proof_text
+from indelible.collector.producers import enrol_all
 from indelible.document import default_text, for_collector, parse
 from indelible.keys import SigningKey
 from indelible.merkle import consistency_proof, root_of
 from indelible.note import Note
 from indelible.policy import CUSTODY
+from indelible.producer import proof_text
 from indelible.query import Query, matches
 from indelible.rights import Caller
 from indelible.shipping import consign
+from indelible.tokens import taken_apart
 from indelible.trail import Trail
 from indelible.wire import MAX_BODY, Enrolment, Shipment
 from tests.collector.conftest import bearer, issued
@@ -350,14 +352,14 @@ def _proof(shop: Trail, size: int) -> tuple[str, ...]:
 
 
 def test_whoever_holds_a_join_token_enrols_itself(
-    client: Served, collector: Collector, trail: Trail, tmp_path: Path
+    client: Served, collector: Collector, tmp_path: Path
 ) -> None:
     """An instance that starts by itself joins with its keys, and gets a token of its own."""
     join = issued(collector, "join", producer="shop.example.com/*", uses=1)
     with Trail.create(tmp_path / "new", origin="shop.example.com/web-7") as new:
         fill(new, 2)
         signer = new.signer("user")
-        text = proof_text(signer.name, trail.origin)
+        text = proof_text(signer.name, taken_apart(join)[0])
         proof = Note(text=text, signatures=(signer.sign(text),)).to_bytes().decode()
         wish = {"keys": [signer.verifier.to_text()], "proofs": [proof]}
 
@@ -375,7 +377,7 @@ def test_whoever_holds_a_join_token_enrols_itself(
     assert_problem(again, 400, "invalid-request")
 
 
-@pytest.mark.parametrize("wrong", ["other key", "other name", "other collector", "no proof"])
+@pytest.mark.parametrize("wrong", ["other key", "other name", "other token", "no proof"])
 def test_nobody_joins_without_the_key(
     client: Served, collector: Collector, trail: Trail, wrong: str
 ) -> None:
@@ -384,7 +386,7 @@ def test_nobody_joins_without_the_key(
     name = "bank.example.com/web-7/user" if wrong == "other name" else "shop.example.com/web-7/user"
     key = SigningKey.from_seed(name, bytes(range(32)))
     signer = SigningKey.from_seed(name, bytes(range(1, 33))) if wrong == "other key" else key
-    text = proof_text(name, "elsewhere" if wrong == "other collector" else trail.origin)
+    text = proof_text(name, "0" * 16 if wrong == "other token" else taken_apart(join)[0])
     proof = Note(text=text, signatures=(signer.sign(text),)).to_bytes().decode()
     wish = {"keys": [key.verifier.to_text()], "proofs": [] if wrong == "no proof" else [proof]}
 

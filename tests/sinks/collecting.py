@@ -34,6 +34,7 @@ class Collector:
         with open_trail(str(path / "collector"), None) as trail:
             self._operator = issued(trail, "operator")
             self.recorder = issued(trail, "recorder", producer=f"{ORIGIN}/*")
+            self.join = issued(trail, "join", producer=f"{ORIGIN}/*")
         self.server = Server(path / "collector", self.authority, client_ca=client_ca)
 
     def enrol(self, trail: Trail) -> None:

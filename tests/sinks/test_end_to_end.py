@@ -13,6 +13,7 @@ import indelible
 from indelible.collector.serving import open_trail
 from indelible.errors import CallerError, StoreError
 from indelible.sinks.collector import BackgroundShipper, Shipper
+from indelible.sinks.joining import KEPT, join
 from tests.collector.server import Authority
 from tests.proxy import Proxy
 from tests.sinks.collecting import ORIGIN, Collector, enrolled
@@ -98,6 +99,28 @@ def test_an_application_needs_one_argument_to_be_collected(
         said["user"]["collected"][name] for name in ("by", "entries", "behind")
     )
     assert said["admin"]["collected"] is None
+
+
+def test_a_trail_joins_by_itself_and_once(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that nobody has enrolled enrols itself, and ships with a token of its own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    token = tmp_path / "join"
+    token.write_text(collector.join)
+    with indelible.open(tmp_path / "trail", origin=f"{ORIGIN}/web-9") as audit:
+        record(audit, 2)
+        where = {"url": collector.server.url, "ca": collector.authority.file}
+
+        kept = join(audit, token=token, **where)
+        again = join(audit, token=tmp_path / "gone", **where)
+
+        assert kept == again == audit.path / KEPT
+        assert 0o600 == kept.stat().st_mode & 0o777
+        with closing(Shipper(audit, where["url"], kept, ca=where["ca"])) as shipper:
+            shipper.drain(20)
+        assert collector.holds(audit)
+        assert collector.holds(audit, "custody")
 
 
 def test_an_application_is_told_at_once_what_cannot_be_shipped(trail: Trail) -> None:

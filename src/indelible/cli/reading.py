@@ -114,10 +114,10 @@ def search(
             )
             return
         _print_items(trail, page, proofs=False, json=False)
-        if not page.items:
-            output.note("no entry matches")
-        elif page.cursor is not None:
+        if page.cursor is not None:
             output.note(f"more: --cursor {page.cursor}")
+        elif not page.items:
+            output.note("no entry matches")
 
 
 def _query(text: str | None, *, oldest_first: bool, **fields: Any) -> Query:

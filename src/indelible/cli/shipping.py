@@ -14,6 +14,7 @@ from indelible.cli import output
 from indelible.cli.arguments import Directory, Json, trail_of
 from indelible.errors import CallerError
 from indelible.sinks.collector import ENVIRONMENT, BackgroundShipper, Sent, Shipper
+from indelible.sinks.joining import KEPT, join
 from indelible.trail import Trail
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ def ship(
             metavar="FILE",
             help="Holds the access token, and is read each time. By default the token is what"
             f" {ENVIRONMENT} holds.",
+        ),
+    ] = None,
+    join_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Holds a join token: the trail enrols itself, once, and keeps the access token"
+            f" that it gets in DIR/{KEPT}.",
         ),
     ] = None,
     ca: Annotated[
@@ -71,12 +80,17 @@ def ship(
     """
     if timeout is not None and not drain:
         raise CallerError("--timeout: found no --drain, which alone ends by itself")
+    if join_file is not None and token_file is not None:
+        raise CallerError("--join-file: found --token-file, too; whoever has one has joined")
     with Trail(trail_of(directory)) as trail:
+        token = None if token_file is None else Path(token_file)
+        if join_file is not None:
+            token = join(trail, url, Path(join_file), ca=ca, certificate=certificate)
         said = _Said(json=json)
         shipper = Shipper(
             trail,
             url,
-            None if token_file is None else Path(token_file),
+            token,
             ca=ca,
             certificate=certificate,
             streams=streams,

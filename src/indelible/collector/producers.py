@@ -22,7 +22,7 @@ from indelible.entry import time_to_text
 from indelible.errors import CallerError, Moved, NotFound, VerificationError
 from indelible.note import Note, VerifierKey
 from indelible.policy import CUSTODY
-from indelible.producer import HELD_KIND, KIND, Held, Producer, enrol, key_of
+from indelible.producer import HELD_KIND, KIND, Held, Producer, enrol, key_of, proof_text
 from indelible.rights import Caller, Verb
 from indelible.tokens import AccessToken
 from indelible.wire import Enrolled, Enrolment, Problem, Standing
@@ -35,15 +35,9 @@ if TYPE_CHECKING:
     from indelible.store import Transaction, View
     from indelible.trail import Trail
 
-_ENROL = "indelible/enrol/1"
 _MOST_KEYS = 64
 _JOINED_FOR = 90 * 86_400_000_000
 _PAGE = 500
-
-
-def proof_text(origin: str, collector: str) -> str:
-    """Return the text of the note by which the log of *origin* asks to be taken in."""
-    return f"{_ENROL}\n{origin}\n{collector}\n"
 
 
 def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> Enrolled:
@@ -60,7 +54,7 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
     keys = [VerifierKey.from_text(text) for text in enrolment.keys]
     joins = caller.role == "join"
     if joins:
-        _check_joining(trail, enrolment, keys, caller)
+        _check_joining(enrolment, keys, caller)
     producers = [
         enrol(
             key,
@@ -131,9 +125,7 @@ class AlreadyEnrolled(CallerError):
     """A log that is enrolled with another key, or was revoked."""
 
 
-def _check_joining(
-    trail: Trail, enrolment: Enrolment, keys: Sequence[VerifierKey], caller: Caller
-) -> None:
+def _check_joining(enrolment: Enrolment, keys: Sequence[VerifierKey], caller: Caller) -> None:
     """Check that whoever joins may be these producers, and has their keys."""
     if len({key.name.rpartition("/")[0] for key in keys}) != 1:
         raise CallerError("keys: found those of several trails, expected one")
@@ -144,8 +136,8 @@ def _check_joining(
             raise CallerError(f"join token: is not for {key.name}")
         note = Note.from_bytes(proof.encode())
         note.verify([key])
-        if note.text != proof_text(key.name, trail.origin):
-            raise CallerError(f"proof of {key.name}: is not for this collector")
+        if note.text != proof_text(key.name, caller.id):
+            raise CallerError(f"proof of {key.name}: is not for this join token")
 
 
 def _use_up(transaction: Transaction, token_id: str, now: int) -> None:

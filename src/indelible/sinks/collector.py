@@ -43,7 +43,7 @@ from indelible.errors import (
 )
 from indelible.log import head_of
 from indelible.shipping import Progress
-from indelible.wire import Problem, ShipmentReceipt, Standing
+from indelible.wire import Enrolled, Enrolment, Problem, ShipmentReceipt, Standing
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -83,6 +83,9 @@ _ANSWER = 60.0
 _MOST_ANSWERED = 4 * 1024 * 1024
 _MOST_SAID = 300
 _LEVEL = 3
+_ZSTD = b"\x28\xb5\x2f\xfd"
+"""What a zstd frame begins with, and no JSON."""
+
 _TRY_AGAIN = frozenset({408, 425, 429})
 _UNKNOWN = frozenset({401, 403})
 _SERVER_ERROR = 500
@@ -175,7 +178,7 @@ class Shipper:
         on_fault: Callable[[str, IndelibleError, bool], object] | None = None,
     ) -> None:
         self._trail = trail
-        self._link = _Link(
+        self._link = Link(
             url, token, ca=ca, certificate=certificate, allow_plaintext=allow_plaintext
         )
         self.url = self._link.url
@@ -554,7 +557,7 @@ class _Turn:
             self._descriptor = None
 
 
-class _Link:
+class Link:
     """Requests to one collector; its answers come back as values or as errors."""
 
     def __init__(
@@ -605,6 +608,15 @@ class _Link:
         path = f"{_path(consignment.origin)}/entries"
         return self._answered("POST", path, body, ShipmentReceipt)
 
+    def enrol(self, enrolment: Enrolment) -> Enrolled:
+        """
+        Ask to be taken in, and return what the collector says to that.
+
+        Raises:
+            StoreError, CallerError, VerificationError: As `send`.
+        """
+        return self._answered("POST", "/v1/producers", msgspec.json.encode(enrolment), Enrolled)
+
     def close(self) -> None:
         """Let go of the connection; the next request makes a new one."""
         client, self._client = self._client, None
@@ -644,7 +656,9 @@ class _Link:
         http = self._http
         headers = {"Accept-Encoding": "identity", "Authorization": self._authorization()}
         if body is not None:
-            headers |= {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+            headers |= {"Content-Type": "application/json"}
+            if body.startswith(_ZSTD):
+                headers |= {"Content-Encoding": "zstd"}
         if self._client is None:
             self._client = http.Client(
                 verify=self._context, timeout=http.Timeout(_READ, connect=_CONNECT)
