@@ -515,6 +515,34 @@ def test_the_mark_says_what_was_committed_last(
     assert 7 == Mark(mark).read()["user"].size
 
 
+# ---- Waiting ----
+
+
+@pytest.mark.parametrize("logs", [("user",), ("user", "custody")])
+def test_who_records_waits_for_the_server_twice(
+    opened: Callable[[], PostgresqlStore], tmp_path: Path, logs: tuple[str, ...]
+) -> None:
+    """However many logs and facts a transaction changes: it begins, and it ends."""
+    store = opened()
+    _custody(store)
+    for name in logs:
+        with store.write() as transaction:
+            place(transaction, name=name)
+    (connection,) = store._connections._idle  # noqa: SLF001 - what it says to the server
+
+    with (tmp_path / "said").open("w") as file:
+        connection.pgconn.trace(file.fileno())
+        with store.write() as transaction:
+            for name in logs:
+                place(transaction, name=name)
+            transaction.put("cursor", b"shop", b"7")
+        connection.pgconn.untrace()
+    said = (tmp_path / "said").read_text().splitlines()
+
+    # The server answers when it has read one of these.
+    assert 2 == sum("\tF\t" in line and line.split("\t")[3] in {"Query", "Sync"} for line in said)
+
+
 # ---- Facts ----
 
 
