@@ -4,7 +4,8 @@ What the docs say is run: Python blocks in order, and console blocks by a shell.
 A page is read from top to bottom in a directory of its own. In a console block,
 lines after ``$ `` are commands, and what follows is their output: compared line by
 line, spaces and tabs alike, where ``…`` stands for anything and a line of it alone
-for any lines. HTML comments before a block, or at the top of a page, say the rest::
+for any lines. Where a page has a server listen on `PORT`, a port that is free is meant. HTML
+comments before a block, or at the top of a page, say the rest::
 
     <!-- given: examples/approvals.py -->   run on the trail ``audit`` before the page
     <!-- exit code: 1 -->                   of the last command of the next block
@@ -15,6 +16,7 @@ for any lines. HTML comments before a block, or at the top of a page, say the re
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
+
+PORT = "18744"
+"""What pages that run a server have it listen on."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!-- (exit code|file|not run): (.*?) -->\n+\Z")
@@ -77,6 +82,9 @@ def matches(shown: list[str], printed: list[str]) -> bool:
 def run_page(page: Path) -> None:
     """Run all blocks of *page* in the current directory."""
     text = page.read_text("utf-8")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        text = text.replace(PORT, str(found.getsockname()[1]))
     namespace: dict[str, Any] = {"__name__": "__page__"}
     for given in _GIVEN.findall(text):
         subprocess.run(["script", ROOT / given, "audit"], check=True)  # noqa: S607

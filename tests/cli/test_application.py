@@ -63,7 +63,10 @@ def test_the_version_is_printed(shell: Shell) -> None:
     ("args", "message"),
     [
         ((), "Missing command (see indelible --help)"),
-        (("serch",), "No such command 'serch'. Did you mean 'search'? (see indelible --help)"),
+        (
+            ("serch",),
+            "No such command 'serch'. Did you mean 'search', 'serve'? (see indelible --help)",
+        ),
         (("show", "--nope"), "No such option: --nope (see indelible show --help)"),
         (
             ("show", "a", "b", "c"),
