@@ -401,7 +401,7 @@ def test_a_text_that_means_nothing_is_refused(text: str, message: str) -> None:
 
 
 @given(query=queries())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_query_finds_exactly_what_it_asks_for(mixed: Trail, query: Query) -> None:
     """An answer is what a reader of every entry would have picked, in the declared order."""
     expected = brute_force(mixed.rows, query)
@@ -412,7 +412,7 @@ def test_a_query_finds_exactly_what_it_asks_for(mixed: Trail, query: Query) -> N
 
 
 @given(query=queries(), limit=st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_pages_together_hold_each_match_once(mixed: Trail, query: Query, limit: int) -> None:
     """However an answer is cut into pages, nothing is lost and nothing comes twice."""
     assert brute_force(mixed.rows, query) == all_pages(mixed.store, query, limit)
