@@ -110,14 +110,14 @@ def test_a_trail_joins_by_itself_and_once(
     token.write_text(collector.join)
     with indelible.open(tmp_path / "trail", origin=f"{ORIGIN}/web-9") as audit:
         record(audit, 2)
-        where = {"url": collector.server.url, "ca": collector.authority.file}
+        url, ca = collector.server.url, collector.authority.file
 
-        kept = join(audit, token=token, **where)
-        again = join(audit, token=tmp_path / "gone", **where)
+        kept = join(audit, url, token, ca=ca)
+        again = join(audit, url, tmp_path / "gone", ca=ca)
 
         assert kept == again == audit.path / KEPT
         assert 0o600 == kept.stat().st_mode & 0o777
-        with closing(Shipper(audit, where["url"], kept, ca=where["ca"])) as shipper:
+        with closing(Shipper(audit, url, kept, ca=ca)) as shipper:
             shipper.drain(20)
         assert collector.holds(audit)
         assert collector.holds(audit, "custody")
