@@ -13,7 +13,7 @@ NEWER = $(or $(shell for each in python3.14 python3.13 python3.12 $(PYTHON) \
 PEERS := .venv-peers
 
 # What must be on the machine, as command=package. Installed only where missing.
-DEBIAN_PACKAGES := git=git python3=python3 cc=gcc promtool=prometheus
+DEBIAN_PACKAGES := git=git python3=python3 cc=gcc openssl=openssl promtool=prometheus
 # The same for modules that Debian splits from Python, as module=package.
 DEBIAN_MODULES := ensurepip=python3-venv
 # And for files: the tests that replay a power loss compile a small recorder.

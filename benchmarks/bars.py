@@ -157,6 +157,33 @@ BARS: tuple[Bar, ...] = (
         unit="",
         most=0,
     ),
+    Bar(
+        key="collector.guarded",
+        text="a collector on PostgreSQL takes in over HTTPS, in shipments of 500, all checked",
+        unit="entries/s",
+        least=12_000,
+    ),
+    Bar(
+        key="collector.ratio",
+        text="the same, against rows inserted one by one through SQLAlchemy, five indexes",
+        unit="×",
+        least=5,
+    ),
+    Bar(
+        key="collector.receipt_p50",
+        text="receipt of a single event from a collector, at 200/s (median)",
+        unit="ms",
+        most=15,
+    ),
+    Bar(key="collector.receipt_p99", text="the same (99th percentile)", unit="ms", most=60),
+    Bar(
+        key="collector.query_p99",
+        text="page of 50 from a collector, meanwhile (99th percentile)",
+        unit="ms",
+        most=60,
+    ),
+    Bar(key="collector.feed_lag", text="lag of its feed, the longest", unit="ms", most=1_000),
+    Bar(key="collector.memory", text="its memory under that load", unit="MB", most=400),
 )
 """In the order of the docs."""
 
