@@ -39,6 +39,8 @@ from indelible.policy import (
 MAX_DOCUMENT = 1_000_000
 """Most bytes of a document."""
 
+_MOST_DOTS = 200
+
 REQUIRABLE = (
     "rationale",
     "reason",
@@ -104,6 +106,12 @@ def _decoded(text: bytes) -> dict[str, Any]:
         raise InvalidPolicy(
             f"found a document of {len(text)} bytes, expected at most {MAX_DOCUMENT}", line=1
         )
+    # Each part of a dotted key costs as much as all before it.
+    for number, dots in enumerate([row.count(b".") for row in text.split(b"\n")], start=1):
+        if dots > _MOST_DOTS:
+            raise InvalidPolicy(
+                f"found a line with {dots} dots, expected at most {_MOST_DOTS}", line=number
+            )
     try:
         return tomllib.loads(text.decode())
     except UnicodeDecodeError as error:

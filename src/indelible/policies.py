@@ -67,7 +67,7 @@ def text_of(policy: Policy) -> bytes:
     return policy.text or msgspec.json.encode(policy, order="deterministic")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def parse(data: bytes) -> Policy:
     """
     Read what `text_of` writes.
@@ -80,9 +80,13 @@ def parse(data: bytes) -> Policy:
 
         return parse_document(data)
     try:
-        return msgspec.json.decode(data, type=Policy)
-    except msgspec.MsgspecError as error:
+        policy = msgspec.json.decode(data, type=Policy)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidPolicy(f"policy: {error}") from error
+    if policy.text:
+        # It would be kept as that text, and be another when it is read.
+        raise InvalidPolicy("policy: found a text within JSON, expected one or the other")
+    return policy
 
 
 def checked(policy: Policy) -> Policy:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -368,15 +369,36 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for each, pattern, types, rule in self._patterns:
             if (types and kind not in types) or not _covers(pattern, path):
                 continue
-            weight = (pattern.count("/"), not pattern.endswith("*"), bool(types))
+            weight = _weight(pattern, types)
             if best is None or weight > best[0]:
                 best = (weight, each, rule)
         return ("*", PERSONAL) if best is None else (best[1], best[2])
 
     def rules_of(self, path: str) -> list[FieldRule]:
         """Return how the field at *path* may be classified, whatever the types around it."""
-        types = {"", *(each for _, _, named, _ in self._patterns for each in named)}
-        return [self.field(path, each, each) for each in types]
+        known = self._every_rule
+        found = known.get(path)
+        if found is None:
+            if len(known) >= _MOST_RULINGS:
+                known.clear()
+            found = known[path] = self._rules_of(path)
+        return found
+
+    @cached_property
+    def _every_rule(self) -> dict[str, list[FieldRule]]:
+        return {}
+
+    def _rules_of(self, path: str) -> list[FieldRule]:
+        # By types, those of no pattern as one: what `pattern` finds, in one walk.
+        best: dict[str, tuple[tuple[int, bool, bool], FieldRule]] = {}
+        for _, pattern, types, rule in self._patterns:
+            if _covers(pattern, path):
+                weight = _weight(pattern, types)
+                for kind in types or ("",):
+                    if kind not in best or weight > best[kind][0]:
+                        best[kind] = weight, rule
+        anyone = best.setdefault("", ((-1, False, False), PERSONAL))
+        return [max(each, anyone, key=itemgetter(0))[1] for each in best.values()]
 
     def classes_of(self, path: str) -> frozenset[FieldClass]:
         """Return the classes that the field at *path* may have, whatever the types around it."""
@@ -454,6 +476,11 @@ class Classification(dict[str, FieldRule]):
 PERSONAL = FieldRule(class_=FieldClass.PERSONAL)
 _CATCH_ALL = Rule(name="none")
 _MOST_RULINGS = 10_000
+
+
+def _weight(pattern: str, types: frozenset[str]) -> tuple[int, bool, bool]:
+    """Return how specific a pattern is."""
+    return (pattern.count("/"), not pattern.endswith("*"), bool(types))
 
 
 def _covers(pattern: str, path: str) -> bool:

@@ -14,6 +14,7 @@ and marked, never dropped, or the tree could not reach the root that was signed.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ import msgspec
 
 from indelible.checkpoint import Checkpoint, Rotation
 from indelible.disclosure import commitment_of, is_hash, leaf_of, open_at
-from indelible.entry import NO_PREVIOUS, Collected, Entry, verify_link
+from indelible.entry import MAX_ENTRY, NO_PREVIOUS, Collected, Entry, verify_link
 from indelible.errors import CallerError, InvalidProof, Malformed, VerificationError
+from indelible.fields import VALUES, split
 from indelible.merkle import HASH_SIZE, Edge, leaf_hash, verify_consistency
 from indelible.note import VerifierKey, parse_base64
 from indelible.policy import CUSTODY, FieldClass, FieldRule
-from indelible.seal import Sealed, Value, unseal
+from indelible.seal import WITHHELD, Sealed, Value, unseal
 from indelible.segment import TILE
 from indelible.wire import Refused
 
@@ -39,6 +41,14 @@ if TYPE_CHECKING:
 
 KIND, HELD_KIND, TILE_KIND = "producer", "producer.held", "producer.tile"
 """Kinds of the facts that a collector keeps of producers; keys: `key_of`, `tile_key`."""
+
+_MOST_NOTE = 8 * 1024
+"""Bytes of a note: a few of them are evidence that fits into one entry."""
+
+_MOST_ORIGIN = 500
+_HOUR = 3_600_000_000
+_PLACE = 160
+"""Bytes of an entry before what is collected in it, at most."""
 
 
 class Gap(CallerError):
@@ -121,7 +131,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         promised: Trees that were signed and that the entries have yet to reach: the next,
             and the largest; and then the largest that was signed at all.
         seen_at: Microseconds since 1970.
-        alarm: What did not hold the last time that something did not.
+        alarm: What did not hold the last time that something did not, as it was said.
+        alarmed_at: When it was; microseconds since 1970.
     """
 
     size: int = 0
@@ -133,6 +144,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     promised: tuple[Promise, ...] = ()
     seen_at: int | None = None
     alarm: str | None = None
+    alarmed_at: int | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes | None) -> Held:
@@ -147,6 +159,11 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     def tree(self) -> Edge:
         """The tree over what is held."""
         return Edge.from_bytes(self.size, self.edge)
+
+    def alarms(self, what: str, now: int) -> bool:
+        """Tell whether *what* does not hold is to be said: once, and nothing else for an hour."""
+        is_time = self.alarmed_at is None or now >= self.alarmed_at + _HOUR
+        return self.alarm != what and is_time
 
     @property
     def most_promised(self) -> int:
@@ -200,6 +217,10 @@ def enrol(
     Raises:
         CallerError: The collector has no such stream, or it is the one about itself.
     """
+    if len(key.name.encode()) > _MOST_ORIGIN:
+        raise CallerError(
+            f"origin: found {len(key.name.encode())} bytes, expected at most {_MOST_ORIGIN}"
+        )
     stream = stream or key.name.rpartition("/")[2].partition("~")[0]
     if stream == CUSTODY:
         # What a producer says of itself must not be taken for what the collector says.
@@ -264,13 +285,16 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
     last = first + len(entries)
     if first > held.size:
         raise Gap(producer.origin, first, held.size)
+    rotations, key, boundaries = _rotations(producer, held, shipment)
+    note = _note_of(shipment.checkpoint, "checkpoint")
+    signed = Checkpoint.open(note, [key])
+    promise = Promise(size=signed.size, root=signed.root, note=note)
+    # Only now: whoever has a token and not the key accuses nobody.
     _compare(producer, first, leaves[: held.size - first], leaves_of)
     if producer.revoked_at is not None and last > max(producer.revoked_at, held.size):
         raise Revoked(f"{producer.origin}: was revoked at size {producer.revoked_at}")
-    rotations, key, boundaries = _rotations(producer, held, shipment)
-    note = shipment.checkpoint.encode()
-    signed = Checkpoint.open(note, [key])
-    promise = Promise(size=signed.size, root=signed.root, note=note)
+    if signed.size == held.size:
+        _reach(producer, promise, held.tree)
     if last <= held.size:
         return _nothing_new(held, promise, now)
     new = held.size - first
@@ -299,6 +323,7 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
             promised=_open_promises([*held.promised, *boundaries, promise], last),
             seen_at=now,
             alarm=held.alarm,
+            alarmed_at=held.alarmed_at,
         ),
         tiles=tuple(
             (
@@ -361,9 +386,12 @@ def _rotations(
     producer: Producer, held: Held, shipment: Shipment
 ) -> tuple[tuple[bytes, ...], VerifierKey, list[Promise]]:
     """Walk from the enrolled key to the one that signs now; return what new notes promise."""
-    given = tuple(note.encode() for note in shipment.rotations)
+    given = tuple(_note_of(note, "rotation") for note in shipment.rotations)
     known = held.rotations
     if given[: len(known)] != known[: len(given)]:
+        key = VerifierKey.from_text(producer.key)
+        for note in given:  # or whoever has a token could make a conflict of anything
+            key = Rotation.open(note, key).new
         raise Conflict(f"{producer.origin}: has other rotation notes than those that are held")
     notes = max(given, known, key=len)
     key = VerifierKey.from_text(producer.key)
@@ -376,6 +404,14 @@ def _rotations(
         elif number >= len(known) and rotation.size == held.size:
             _reach(producer, Promise(size=rotation.size, root=rotation.root, note=note), held.tree)
     return notes, key, boundaries
+
+
+def _note_of(text: str, what: str) -> bytes:
+    """Return a note that a log has signed alone: what is kept, and shown where it is evidence."""
+    note = text.encode()
+    if len(note) > _MOST_NOTE:
+        raise Malformed(f"{what}: found {len(note)} bytes, expected at most {_MOST_NOTE}")
+    return note
 
 
 def _nothing_new(held: Held, promise: Promise, now: int) -> Admission:
@@ -435,11 +471,16 @@ def _opened(
     if producer.tenant is not None and clear.tenant != producer.tenant:
         raise ForeignTenant(f"{producer.origin}: entry {entry.index} is of another tenant")
     collected = Collected(producer=producer.origin, entry=data)
+    _check_size(producer, collected)
+    policy = policy_of(clear.policy)
     if not clear.committed:
+        _check_readable(clear)
         return Sealed(event=entry.event, clear=clear, collected=collected), ""
     try:
-        disclosures, leaves, values = _values(clear, given, policy_of(clear.policy))
+        disclosures, leaves, values = _values(clear, given, policy)
+        _check_readable(clear, values)
     except VerificationError as error:
+        _check_readable(clear)
         return Sealed(event=entry.event, clear=clear, collected=collected), str(error)
     named = {each.path: each.value for each in values if each.rule is not None}
     actor = clear.actor.id or named.get("/actor/id")
@@ -458,6 +499,34 @@ def _opened(
         ),
         "",
     )
+
+
+def _check_size(producer: Producer, collected: Collected) -> None:
+    if len(collected.member) > MAX_ENTRY - _PLACE:
+        raise Malformed(f"{producer.origin}: found an entry that is too large to be collected")
+
+
+def _check_readable(clear: Clear, values: Sequence[Value] = ()) -> None:
+    """
+    Check that there is an event to be read, whatever is shown of its *values*.
+
+    One that could not be read would stand in the way of all that is read with it.
+
+    Raises:
+        Malformed: There is none.
+    """
+    _check_paths(clear.committed, clear.dropped)
+    there = {each.path: each.value for each in values if each.rule is not None}
+    clear.event(there, dict.fromkeys(clear.committed, WITHHELD))
+
+
+@lru_cache(maxsize=1_024)
+def _check_paths(committed: tuple[str, ...], dropped: tuple[str, ...]) -> None:
+    for path in (*committed, *dropped):
+        if split(path)[1] is None and path not in VALUES:
+            raise Malformed(f"event: found path {path[:80]!r}, at which nothing is committed")
+    if len(set(committed)) != len(committed):
+        raise Malformed("event: commits to a path twice")
 
 
 def _values(

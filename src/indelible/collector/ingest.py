@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,12 @@ if TYPE_CHECKING:
     from indelible.seal import Sealed
     from indelible.store import Transaction, View
 
+MOST_POLICY = 128 * 1024
+"""Bytes of a producer's policy; entries under a larger one are classified by the collector's."""
+
+MOST_POLICIES = 64
+"""Policies that are kept of one producer's trail: whoever reads may have to ask all of them."""
+
 _ATTEMPTS = 5
 _MOST_NAMED = 100
 _decoder = msgspec.json.Decoder(Shipment)
@@ -77,7 +84,6 @@ class Ingest:
         self._collector = collector
         self._trail = collector.trail
         self._policies: dict[bytes, Policy] = {}
-        self._kept: set[bytes] = set()
 
     def take(self, origin: str, shipment: Shipment, caller: Caller) -> ShipmentReceipt:
         """
@@ -91,10 +97,10 @@ class Ingest:
         """
         if not shipment.entries or len(shipment.entries) > MOST_ENTRIES:
             raise Malformed(f"entries: found {len(shipment.entries)}, expected 1 to {MOST_ENTRIES}")
-        documents = self._learn(origin, shipment.policies)
         for _ in range(_ATTEMPTS):
             with self._trail.store.read() as view:
                 producer, before = known(view, origin, caller)
+                documents = _Documents(shipment.policies, _room(view, origin))
                 held = Held.from_bytes(before)
                 try:
                     admission = admit(
@@ -112,7 +118,7 @@ class Ingest:
                     return self._nothing_new(view, producer, admission)
             # Others may have taken the same meanwhile, or a key was destroyed: look again.
             with suppress(Moved):
-                return self._keep(producer, before, admission, documents)
+                return self._keep(producer, before, admission, documents.taken)
         raise Moved(f"{origin}: others wrote to it again and again; repeat this")
 
     def _keep(
@@ -149,7 +155,6 @@ class Ingest:
         pending = Pending(events, within=within)
         self._trail.submit(pending)
         placed = pending.result()[stream]
-        self._kept.update(documents)
         return ShipmentReceipt(
             producer=producer.origin,
             size=admission.held.size,
@@ -172,30 +177,16 @@ class Ingest:
             checkpoint=head.checkpoint.decode(),
         )
 
-    def _learn(self, origin: str, documents: Sequence[str]) -> dict[bytes, Policy]:
-        """Return those policies of a shipment that are not known to be kept, by their names."""
-        new: dict[bytes, Policy] = {}
-        for text in documents:
-            try:
-                policy = policies.parse(text.encode())
-            except InvalidPolicy as error:
-                raise Malformed(f"policy: {error}") from None
-            name = policies.name_of(origin, policy.label)
-            if name not in self._kept:
-                new[name] = policy
-        return new
-
-    def _policy(
-        self, view: View, origin: str, sent: Mapping[bytes, Policy], label: str | None
-    ) -> Policy:
+    def _policy(self, view: View, origin: str, sent: _Documents, label: str | None) -> Policy:
         """Return the policy that an entry was sealed under; where nobody knows it, ours."""
-        name = policies.name_of(origin, label or "")
-        found = self._policies.get(name)
-        if found is None:
-            digest = view.fact(policies.KIND, name)
-            if digest is None:
-                return sent.get(name, self._trail.policy)
+        if label is None:
+            return self._trail.policy
+        name = policies.name_of(origin, label)
+        found = self._policies.get(name) or sent.asked.get(name)
+        if found is None and (digest := view.fact(policies.KIND, name)) is not None:
             found = self._policies[name] = policies.parse(policies.document(view, digest))
+        if found is None:
+            found = sent.asked[name] = sent.take(name, label) or self._trail.policy
         return found
 
     def _refusal(self, producer: Producer, admission: Admission) -> Sealed:
@@ -211,9 +202,9 @@ class Ingest:
     def _raise_alarm(
         self, producer: Producer, held: Held, shipment: Shipment, conflict: Conflict
     ) -> None:
-        """Record what does not hold, with what both sides have signed; once for each thing."""
-        said = str(conflict)
-        if held.alarm == said:
+        """Record what does not hold, with what both sides have signed, unless that was said."""
+        said, now = str(conflict), self._collector.now()
+        if not held.alarms(said, now):
             return
         event = own_event(
             self._trail.id,
@@ -228,15 +219,61 @@ class Ingest:
 
         def within(transaction: Transaction, _: Mapping[str, Placed]) -> None:
             key = key_of(producer.origin)
-            now = Held.from_bytes(transaction.fact(HELD_KIND, key))
-            if now.alarm == said:
+            kept = Held.from_bytes(transaction.fact(HELD_KIND, key))
+            if not kept.alarms(said, now):
                 raise Moved("said already")
-            changed = msgspec.structs.replace(now, alarm=said)
+            changed = msgspec.structs.replace(kept, alarm=said, alarmed_at=now)
             transaction.put(HELD_KIND, key, changed.to_bytes())
 
         pending = Pending({CUSTODY: [event]}, within=within)
         self._trail.submit(pending)
         pending.wait()
+
+
+class _Documents:
+    """
+    The policies that come with a shipment; none is read that no new entry names.
+
+    Args:
+        room: How many may be kept besides those that are.
+
+    Attributes:
+        asked: What was found for the names that entries asked for.
+        taken: Those of the shipment that are to be kept, by their names.
+    """
+
+    def __init__(self, texts: Sequence[str], room: int) -> None:
+        self._room = room
+        self._given = {sha256(data).hexdigest()[:8]: data for data in map(str.encode, texts)}
+        self.asked: dict[bytes, Policy] = {}
+        self.taken: dict[bytes, Policy] = {}
+
+    def take(self, name: bytes, label: str) -> Policy | None:
+        """
+        Return the policy with this label, if it came and may be kept.
+
+        Raises:
+            Malformed: It is none.
+        """
+        # A label ends with the beginning of the digest.
+        data = self._given.get(label.rpartition("#")[2])
+        if data is None or len(data) > MOST_POLICY or len(self.taken) >= self._room:
+            return None
+        try:
+            policy = policies.parse(data)
+        except InvalidPolicy as error:
+            raise Malformed(f"policy: {error}") from None
+        if policy.label != label:
+            return None
+        self.taken[name] = policy
+        return policy
+
+
+def _room(view: View, origin: str) -> int:
+    """Return how many more policies may be kept of the trail that the log of *origin* is of."""
+    first = policies.name_of(origin, "")
+    last = first[:-1] + b"\1"
+    return MOST_POLICIES - sum(1 for _ in view.facts(policies.KIND, first, last))
 
 
 def known(view: View, origin: str, caller: Caller) -> tuple[Producer, bytes | None]:
