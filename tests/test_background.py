@@ -102,6 +102,8 @@ def test_an_error_does_not_end_it(
     """A database or a trail that is away is tried again, and that is said in the log."""
     # Whatever has configured logging in this process may have switched it off.
     monkeypatch.setattr(logging.getLogger("indelible"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("indelible"), "propagate", True)
+    caplog.set_level(logging.WARNING, "indelible")
     relay = Watched(trail, open_outbox(f"sqlite:///{database}"))
     failed = iter([StoreError("it is away"), ValueError("secret value")])
 
