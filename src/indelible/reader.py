@@ -691,7 +691,9 @@ class Reader:
         )
 
     def _find(self, look: _Look, event_id: str, opener: Opener | None = None) -> Item:
-        for item in self._matches(look.view, Query(id=event_id), opener):
+        # The oldest: what somebody brings later under the same id does not stand before it.
+        asked = Query(id=event_id, newest_first=False)
+        for item in self._matches(look.view, asked, opener):
             look.read = 1
             return item
         raise NotFound(f"id: no entry of {event_id!r}")

@@ -15,6 +15,7 @@ from indelible.errors import CallerError
 from indelible.trail import Trail
 
 if TYPE_CHECKING:
+    from indelible.rights import Caller
     from indelible.wire import Standing
 
 PORT = 8443
@@ -153,7 +154,6 @@ def enroll(
 ) -> None:
     """Take in the logs with these keys from now on."""
     from indelible.collector.producers import enrol_all  # noqa: PLC0415 - its own extra
-    from indelible.rights import Caller  # noqa: PLC0415
     from indelible.wire import Enrolment  # noqa: PLC0415
 
     texts = [*(keys or ()), *([] if source is None else _keys_of(source))]
@@ -163,7 +163,7 @@ def enroll(
         enrolled = enrol_all(
             trail,
             Enrolment(keys=tuple(texts), stream=stream, tenant=tenant),
-            Caller(id="cli", name="owner", role="operator"),
+            _owner(),
             time.time_ns() // 1_000,
         )
     for each in enrolled.producers:
@@ -176,7 +176,7 @@ def list_(directory: _Collector, *, json: Json = False) -> None:
     from indelible.collector.producers import standings  # noqa: PLC0415 - its own extra
 
     with Trail(trail_of(directory), check=False) as trail, trail.store.read() as view:
-        found = list(standings(view))
+        found = list(standings(view, _owner()))
     if json:
         for each in found:
             output.print_json(each)
@@ -212,7 +212,14 @@ def revoke(
     from indelible.collector import producers  # noqa: PLC0415 - its own extra
 
     with Trail(trail_of(directory)) as trail:
-        _show(producers.revoke(trail, origin, size, "owner"), json=json)
+        _show(producers.revoke(trail, origin, size, _owner()), json=json)
+
+
+def _owner() -> Caller:
+    """Return whoever has the trail's keys, and so is limited to nothing."""
+    from indelible.rights import Caller  # noqa: PLC0415 - needed here alone
+
+    return Caller(id="cli", name="owner", role="operator")
 
 
 def _keys_of(source: str) -> list[str]:

@@ -658,13 +658,16 @@ def drop_export(
 
 
 @get("/v1/sinks", guards=asks(Verb.OBSERVE), sync_to_thread=True, tags=["exports"])
-def sinks(collector: NamedDependency[Collector]) -> list[SinkShown]:
+def sinks(
+    collector: NamedDependency[Collector], caller: NamedDependency[Caller]
+) -> list[SinkShown]:
     """Say what the trail's streams are also sent to, and how far that has come."""
     trail = collector.trail
     with trail.store.read() as view:
         found = []
         for log, head in view.heads().items():
-            if (progress := progress_of(view, log)) is not None:
+            progress = progress_of(view, log) if caller.sees_stream(head.stream) else None
+            if progress is not None:
                 found.append(
                     SinkShown(
                         name=progress.url,
@@ -678,6 +681,7 @@ def sinks(collector: NamedDependency[Collector]) -> list[SinkShown]:
     named = [
         SinkShown(name=name, stream=stream)
         for stream, said in trail.policy.streams.items()
+        if caller.sees_stream(stream)
         for name in said.sinks
     ]
     return [*found, *named]

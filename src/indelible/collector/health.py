@@ -19,7 +19,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from indelible.collector.callers import asks
 from indelible.collector.problems import Refusal
 from indelible.collector.state import Collector
-from indelible.rights import Verb
+from indelible.errors import Forbidden
+from indelible.rights import Caller, Verb
 from indelible.wire import Problem
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -56,6 +57,9 @@ def may_observe(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
         return
     for guard in asks(Verb.OBSERVE):
         guard(connection, handler)
+    caller: Caller = connection.user
+    if caller.streams or caller.tenant is not None:
+        raise Forbidden("metrics: are of the whole trail, and the caller sees a part of it")
 
 
 def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:

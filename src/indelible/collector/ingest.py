@@ -21,6 +21,7 @@ from indelible.collector.bodies import body_of, decoded
 from indelible.collector.callers import asks
 from indelible.collector.metrics import Result
 from indelible.collector.problems import Refusal
+from indelible.collector.producers import is_within
 from indelible.collector.state import Collector
 from indelible.custody import own_event
 from indelible.errors import (
@@ -285,9 +286,9 @@ def known(view: View, origin: str, caller: Caller) -> tuple[Producer, bytes | No
     """
     key = key_of(origin)
     kept = view.fact(KIND, key) if caller.ships(origin) else None
-    if kept is None:
+    if kept is None or not is_within(producer := Producer.from_bytes(kept), caller):
         raise NotFound(f"producer: found none of origin {origin!r}")
-    return Producer.from_bytes(kept), view.fact(HELD_KIND, key)
+    return producer, view.fact(HELD_KIND, key)
 
 
 def _leaves(view: View, origin: str, held: Held, first: int, last: int) -> list[bytes]:

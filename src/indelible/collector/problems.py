@@ -149,7 +149,13 @@ def _any(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return answer(problem(500, "internal", "something is wrong here; it was logged"))
 
 
+def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[bytes]:
+    _log.warning("%s", error)
+    return answer(problem(400, "malformed", "body: is nested too deep"))
+
+
 HANDLERS: ExceptionHandlersMap = {
+    RecursionError: _too_deep,
     Refusal: _refusal,
     IndelibleError: _core,
     HTTPException: _http,

@@ -66,6 +66,7 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
         )
         for key in keys
     ]
+    _check_within(producers, caller)
     issued, secret = None, None
     if joins:
         origin = keys[0].name.rpartition("/")[0]
@@ -75,6 +76,7 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
             created_by=caller.name,
             now=now,
             lasts=_JOINED_FOR,
+            streams=caller.streams,
             tenant=caller.tenant,
             producer=origin,
             entropy=os.urandom,
@@ -87,8 +89,10 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
             kept = transaction.fact(KIND, key)
             if kept is None:
                 transaction.put(KIND, key, producer.to_bytes())
-            elif (before := Producer.from_bytes(kept)).key != producer.key or (
-                joins and before.revoked_at is not None
+            elif (
+                (before := Producer.from_bytes(kept)).key != producer.key
+                or not is_within(before, caller)
+                or (joins and before.revoked_at is not None)
             ):
                 raise AlreadyEnrolled(
                     f"{producer.origin}: is enrolled with another key, or was revoked"
@@ -116,9 +120,23 @@ def enrol_all(trail: Trail, enrolment: Enrolment, caller: Caller, now: int) -> E
     pending.result()
     with trail.store.read() as view:
         return Enrolled(
-            producers=tuple(standing(view, producer.origin) for producer in producers),
+            producers=tuple(standing(view, producer.origin, caller) for producer in producers),
             token=secret,
         )
+
+
+def is_within(producer: Producer, caller: Caller) -> bool:
+    """Tell whether all that *producer* brings is within what *caller* is limited to."""
+    return caller.includes(streams=(producer.stream,), tenant=producer.tenant)
+
+
+def _check_within(producers: Sequence[Producer], caller: Caller) -> None:
+    for each in producers:
+        if not is_within(each, caller):
+            raise CallerError(
+                f"stream of {each.origin}: found {each.stream!r}, expected one of"
+                f" {', '.join(caller.streams)}, which the access token is limited to"
+            )
 
 
 class AlreadyEnrolled(CallerError):
@@ -151,21 +169,21 @@ def _use_up(transaction: Transaction, token_id: str, now: int) -> None:
     transaction.put(tokens.KIND, token_id.encode(), changed.to_bytes())
 
 
-def revoke(trail: Trail, origin: str, size: int | None, by: str) -> Standing:
+def revoke(trail: Trail, origin: str, size: int | None, caller: Caller) -> Standing:
     """
     Take nothing more from a producer after *size* entries; by default, after what is held.
 
     Raises:
-        NotFound: There is no such producer.
+        NotFound: There is no such producer, or none within what *caller* is limited to.
     """
     key = key_of(origin)
     with trail.store.read() as view:
         kept = view.fact(KIND, key)
         held = Held.from_bytes(view.fact(HELD_KIND, key))
-    if kept is None:
-        raise NotFound(f"producer: found none of origin {origin!r}")
+    if kept is None or not is_within(Producer.from_bytes(kept), caller):
+        raise _none_of(origin)
     at = held.size if size is None else size
-    event = own_event(trail.id, "producer.revoke", producer=origin, size=at, by=by)
+    event = own_event(trail.id, "producer.revoke", producer=origin, size=at, by=caller.name)
 
     def within(transaction: Transaction, _: Mapping[str, Placed]) -> None:
         if transaction.fact(KIND, key) != kept:
@@ -177,27 +195,33 @@ def revoke(trail: Trail, origin: str, size: int | None, by: str) -> Standing:
     trail.submit(pending)
     pending.result()
     with trail.store.read() as view:
-        return standing(view, origin)
+        return standing(view, origin, caller)
 
 
-def standing(view: View, origin: str) -> Standing:
+def standing(view: View, origin: str, caller: Caller) -> Standing:
     """
     Return what there is of a producer.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is none, or none within what *caller* is limited to.
     """
     key = key_of(origin)
     kept = view.fact(KIND, key)
-    if kept is None:
-        raise NotFound(f"producer: found none of origin {origin!r}")
-    return _standing(Producer.from_bytes(kept), Held.from_bytes(view.fact(HELD_KIND, key)))
+    if kept is None or not is_within(producer := Producer.from_bytes(kept), caller):
+        raise _none_of(origin)
+    return _standing(producer, Held.from_bytes(view.fact(HELD_KIND, key)))
 
 
-def standings(view: View, after: str | None = None) -> Iterator[Standing]:
-    """Yield what there is of each producer, in the order of their origins."""
+def standings(view: View, caller: Caller, after: str | None = None) -> Iterator[Standing]:
+    """Yield what there is of each producer that *caller* sees, in the order of their origins."""
     for key, kept in view.facts(KIND, b"" if after is None else after.encode() + b"\0"):
-        yield _standing(Producer.from_bytes(kept), Held.from_bytes(view.fact(HELD_KIND, key)))
+        producer = Producer.from_bytes(kept)
+        if is_within(producer, caller):
+            yield _standing(producer, Held.from_bytes(view.fact(HELD_KIND, key)))
+
+
+def _none_of(origin: str) -> NotFound:
+    return NotFound(f"producer: found none of origin {origin!r}")
 
 
 def _standing(producer: Producer, held: Held) -> Standing:
@@ -241,13 +265,14 @@ def enroll(
 @get("/v1/producers", guards=asks(Verb.OBSERVE), sync_to_thread=True)
 def all_standing(
     collector: NamedDependency[Collector],
+    caller: NamedDependency[Caller],
     after: Annotated[
         str | None, Parameter(description="The origin that the last page ended with")
     ] = None,
 ) -> list[Standing]:
     """Say how all producers stand, in the order of their origins, 500 at a time."""
     with collector.trail.store.read() as view:
-        return list(islice(standings(view, after), _PAGE))
+        return list(islice(standings(view, caller, after), _PAGE))
 
 
 @get("/v1/producers/{origin:path}", guards=asks(Verb.RECORD, Verb.OBSERVE), sync_to_thread=True)
@@ -257,9 +282,9 @@ def one_standing(
     """Say how a producer stands: with which index it is to go on."""
     name = origin.lstrip("/")
     if not caller.ships(name) and Verb.OBSERVE not in caller.verbs(collector.trail.policy):
-        raise NotFound(f"producer: found none of origin {name!r}")
+        raise _none_of(name)
     with collector.trail.store.read() as view:
-        return standing(view, name)
+        return standing(view, name, caller)
 
 
 @delete(
@@ -272,7 +297,7 @@ def revoke_one(
     size: Annotated[int | None, Parameter(ge=0, description="From which size on")] = None,
 ) -> Standing:
     """Take nothing more from a producer from a size on; what it brought stays."""
-    return revoke(collector.trail, origin.lstrip("/"), size, caller.name)
+    return revoke(collector.trail, origin.lstrip("/"), size, caller)
 
 
 ROUTES = [enroll, all_standing, one_standing, revoke_one]

@@ -8,7 +8,7 @@ entries become JSON.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import msgspec
 from litestar import Request, Response, get
@@ -180,7 +180,8 @@ def _page_of(request: Request[Any, Any, Any], page: Page) -> Response[EntryPage]
     if page.cursor is not None:
         others = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
         query = urlencode([*others, ("cursor", page.cursor)])
-        headers["Link"] = f'<{request.scope["path"]}?{query}>; rel="next"'
+        # An id in the path may be of any script, and hold what ends a header.
+        headers["Link"] = f'<{quote(request.scope["path"])}?{query}>; rel="next"'
     return Response(
         EntryPage(
             items=tuple(map(item_of, page.items)), cursor=page.cursor, sizes=dict(page.sizes)
