@@ -531,6 +531,7 @@ def test_a_rotation_that_is_not_signed_by_both_keys_is_none(
         (lambda answer: answer["items"].pop(), "goes on after 9, expected after 8"),
         (lambda answer: answer["items"].reverse(), "expected 0"),
         (lambda answer: answer.update(after=5), "goes on after 5"),
+        (lambda answer: answer.update(items=[]), "goes on after 9, expected after -1"),
         (lambda answer: answer.update(first=1, items=answer["items"][1:]), "found entry 1"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from threading import Event as Signal
 from time import monotonic, sleep
@@ -13,12 +14,14 @@ from weakref import ReferenceType, ref
 
 import httpx
 
-from indelible.collector.feed import Bell
+from indelible.collector.feed import MOST_WAITING, Bell
 from indelible.collector.state import Collector
 from indelible.event import Actor, Event, Outcome, Resource
 from indelible.log import head_of
 from indelible.purging import purge_prefix
+from indelible.rights import Caller
 from indelible.store import Head
+from indelible.tokens import taken_apart
 from indelible.trail import Trail
 from tests.collector.conftest import FAST, bearer, issued
 from tests.collector.server import Authority, Server
@@ -216,6 +219,27 @@ def test_whoever_waits_holds_no_thread(client: Served, collector: Collector, tra
     assert [] == done
     assert answered < LONG / 3
     assert [[0]] * _WAITING == [indexes(page) for page in pages]
+
+
+def test_no_caller_takes_all_the_places_there_are_to_wait(
+    client: Served, collector: Collector
+) -> None:
+    """Whose requests wait in numbers gets no more of them, and others do, as before and after."""
+    secret = issued(collector, "auditor")
+    caller = Caller(id=taken_apart(secret)[0], name="the auditor", role="auditor")
+    other = bearer(issued(collector, "auditor"))
+
+    def status(headers: dict[str, str], wait: float = 0.01) -> int:
+        return client.get("/v1/feed/user", params={"wait": wait}, headers=headers).status_code
+
+    with ExitStack() as waiting:
+        for _ in range(MOST_WAITING):
+            waiting.enter_context(client.app.state.bell.place(caller))
+
+        assert 429 == status(bearer(secret))
+        assert 200 == status(bearer(secret), wait=0)
+        assert 200 == status(other)
+    assert 200 == status(bearer(secret))
 
 
 def test_a_bell_whose_loop_has_ended_rings_no_more(trail: Trail) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
@@ -18,9 +19,11 @@ from litestar import Request, get
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 
+from indelible.collector.problems import Refusal
 from indelible.collector.reading import PROBLEMS, READ, READS, item_of
 from indelible.query import MAX_LIMIT
 from indelible.reader import Reader
+from indelible.rights import Caller
 from indelible.wire import FeedPage
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 MOST_WAIT = 60
 """Seconds for which an answer may be waited for."""
+
+MOST_WAITING = 64
+"""Requests of one caller that may wait at a time: what waits takes a place from others."""
 
 LOOK = 0.2
 """Seconds between looks at what other processes have written, while anybody waits."""
@@ -55,6 +61,7 @@ class Bell:
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
         self._looked_at = -LOOK
+        self._waiting: Counter[str] = Counter()
         self._end: Callable[[], None] = trail.listen(self._hear)
 
     async def wait(self, log: str, size: int, seconds: float) -> bool:
@@ -72,6 +79,28 @@ class Bell:
                 self._looked_at = self._loop.time()
                 self._ring(await anyio.to_thread.run_sync(self._look))
         return True
+
+    @contextmanager
+    def place(self, caller: Caller) -> Iterator[None]:
+        """
+        Count a request of *caller* that may wait inside the block.
+
+        Raises:
+            Refusal: 429: too many of its requests wait.
+        """
+        if self._waiting[caller.id] >= MOST_WAITING:
+            raise Refusal(
+                429,
+                "too-many-requests",
+                f"feed: {MOST_WAITING} requests of this caller wait already",
+                headers={"Retry-After": "5"},
+            )
+        self._waiting[caller.id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[caller.id] -= 1
+            self._waiting += Counter()  # forgets who has none
 
     def stop(self) -> None:
         """Let nobody wait any longer; to be called from any thread, or by a signal."""
@@ -158,6 +187,7 @@ async def feed(
     *,
     request: Request[Any, Any, Any],
     reader: NamedDependency[Reader],
+    caller: NamedDependency[Caller],
     stream: Annotated[str, PathParameter(description="A stream, or the name of its log.")],
     after: Annotated[
         int,
@@ -177,6 +207,28 @@ async def feed(
     Entries that the caller does not see are left out, and `after` is behind them. Where the
     first entries of a log were purged, it begins with the one at `first`.
     """
+    with _bell(request).place(caller) if wait else nullcontext():
+        portion = await _awaited(request, reader, stream, after=after, wait=wait, limit=limit)
+    return FeedPage(
+        items=tuple(map(item_of, portion.items)),
+        after=portion.after,
+        size=portion.head.size,
+        first=portion.head.first,
+        checkpoint=portion.head.checkpoint.decode(),
+        successor=portion.successor,
+    )
+
+
+async def _awaited(
+    request: Request[Any, Any, Any],
+    reader: Reader,
+    stream: str,
+    *,
+    after: int,
+    wait: float,
+    limit: int,
+) -> Portion:
+    """Return what follows, once something does or the time is up."""
     until = asyncio.get_running_loop().time() + wait
     while True:
         portion = await anyio.to_thread.run_sync(_portion, reader, stream, after, limit)
@@ -186,14 +238,7 @@ async def feed(
         after = portion.after
         if not await _bell(request).wait(portion.head.log, portion.head.size, left):
             break
-    return FeedPage(
-        items=tuple(map(item_of, portion.items)),
-        after=portion.after,
-        size=portion.head.size,
-        first=portion.head.first,
-        checkpoint=portion.head.checkpoint.decode(),
-        successor=portion.successor,
-    )
+    return portion
 
 
 def _portion(reader: Reader, log: str, after: int, limit: int) -> Portion:
