@@ -8,7 +8,6 @@ from litestar import Litestar, Request
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from indelible.collector import (
@@ -25,12 +24,14 @@ from indelible.collector import (
     tokens,
     tree,
 )
+from indelible.collector.bodies import StrictRequest
 from indelible.collector.callers import Callers, Gate
 from indelible.collector.events import Receiving
 from indelible.collector.exports import Exports
 from indelible.collector.ingest import Ingest
 from indelible.collector.metrics import Requests, unrouted
 from indelible.collector.problems import HANDLERS
+from indelible.collector.schema import Described
 from indelible.collector.scrub import scrubbing
 from indelible.collector.upkeep import Upkeep
 from indelible.rights import Caller
@@ -89,13 +90,14 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             "caller": Provide(caller_of, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
+        request_class=StrictRequest,
         request_max_body_size=MAX_BODY,
         openapi_config=OpenAPIConfig(
             title="Indelible collector",
             version="1",
             path="/schema",
             # The others' pages take their scripts from elsewhere.
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[Described()],
             components=Components(
                 security_schemes={
                     "token": SecurityScheme(type="http", scheme="bearer", bearer_format="token")

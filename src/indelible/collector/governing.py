@@ -803,13 +803,11 @@ def subject(
     reader: NamedDependency[Reader],
     subject_type: FromPath[str],
     subject_id: FromPath[str],
-) -> Response[bytes]:
+) -> Response[msgspec.Raw]:
     """Answer what is held about a person, and who has opened it."""
     named = rest_of(request, f"/v1/subjects/{subject_type}/") or subject_id.removeprefix("/")
     found = reader.subject(f"{subject_type}:{named}")
-    return Response(
-        found.to_json(), media_type="application/json", headers={"Cache-Control": "no-store"}
-    )
+    return Response(msgspec.Raw(found.to_json()), headers={"Cache-Control": "no-store"})
 
 
 ROUTES: list[Any] = [
