@@ -20,7 +20,7 @@ from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 
 from indelible.collector.problems import Refusal
-from indelible.collector.reading import PROBLEMS, READ, READS, item_of
+from indelible.collector.reading import READ, READS, item_of
 from indelible.query import MAX_LIMIT
 from indelible.reader import Reader
 from indelible.rights import Caller
@@ -180,7 +180,6 @@ def _bell(request: Request[Any, Any, Any]) -> Bell:
     "/v1/feed/{stream:str}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     tags=["reading"],
 )
 async def feed(

@@ -294,7 +294,11 @@ def revoke_one(
     origin: FromPath[str],
     collector: NamedDependency[Collector],
     caller: NamedDependency[Caller],
-    size: Annotated[int | None, Parameter(ge=0, description="From which size on")] = None,
+    size: Annotated[
+        int | None,
+        # The framework leaves the bound of what may be none out of the document.
+        Parameter(ge=0, schema_extra={"minimum": 0}, description="From which size on"),
+    ] = None,
 ) -> Standing:
     """Take nothing more from a producer from a size on; what it brought stays."""
     return revoke(collector.trail, origin.lstrip("/"), size, caller)

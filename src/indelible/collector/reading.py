@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote, urlencode
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency, Provide
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, PathParameter, QueryParameter
 from msgspec import UNSET
 
@@ -42,7 +41,6 @@ from indelible.wire import (
     FacetsShown,
     GapShown,
     Integrity,
-    Problem,
     StateShown,
     ValueShown,
     ViewShown,
@@ -137,16 +135,6 @@ def _said(header: str, text: str | None) -> str | None:
 READ = asks(Verb.READ)
 """Guards of the routes that read."""
 
-PROBLEMS = {
-    status: ResponseSpec(Problem, description=description, media_type="application/problem+json")
-    for status, description in (
-        (400, "A parameter means nothing."),
-        (401, "No access token."),
-        (403, "The role may not ask this."),
-        (404, "It is not there for this caller."),
-    )
-}
-
 
 # ---- What is shown ----
 
@@ -175,7 +163,7 @@ def item_of(item: Item) -> EntryItem:
     )
 
 
-def _page_of(request: Request[Any, Any, Any], page: Page) -> Response[EntryPage]:
+def _page_of(request: Request[Any, Any, Any], page: Page) -> Response[Any]:
     headers = {}
     if page.cursor is not None:
         others = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
@@ -238,7 +226,6 @@ def query_of(
     "/v1/entries",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )
@@ -283,7 +270,6 @@ def entries(
     "/v1/entries/{event_id:str}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )
@@ -296,7 +282,6 @@ def entry(reader: NamedDependency[Reader], event_id: FromPath[str]) -> EntryItem
     "/v1/entries/{event_id:str}/proof",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     media_type="text/plain",
     sync_to_thread=True,
     tags=["reading"],
@@ -321,7 +306,6 @@ def rest_of(request: Request[Any, Any, Any], prefix: str) -> str:
     "/v1/resources/{resource_type:str}/{rest:path}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )
@@ -337,7 +321,7 @@ def resource(
     until: Until = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Response[EntryPage] | Response[StateShown]:
+) -> Response[EntryPage | StateShown]:
     """
     Answer the history of a resource, the oldest entry first, or its state at a time.
 
@@ -380,7 +364,6 @@ def _state_of(named: str, at: str | None, state: State) -> StateShown:
     "/v1/actors/{actor:path}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )
@@ -412,7 +395,6 @@ def actor_shown(
     "/v1/facets",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )
@@ -462,7 +444,7 @@ def _split(given: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for each in given for name in each.split(","))
 
 
-@get("/v1/views", guards=READ, responses=PROBLEMS, sync_to_thread=False, tags=["reading"])
+@get("/v1/views", guards=READ, sync_to_thread=False, tags=["reading"])
 def views() -> ViewsShown:
     """Answer the curated views, each with its query."""
     return ViewsShown(
@@ -477,7 +459,6 @@ def views() -> ViewsShown:
     "/v1/views/{name:str}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["reading"],
 )

@@ -17,7 +17,7 @@ from litestar.params import FromPath, QueryParameter
 
 from indelible import policies
 from indelible.collector.callers import asks
-from indelible.collector.reading import PROBLEMS, READ, READS
+from indelible.collector.reading import READ, READS
 from indelible.collector.scrub import KIND as SCRUB
 from indelible.collector.scrub import Scrubbed
 from indelible.collector.state import Collector
@@ -56,7 +56,6 @@ _MICROSECONDS = 1e6
     "/v1/checkpoints",
     guards=LOOK,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["integrity"],
 )
@@ -72,7 +71,6 @@ def checkpoints(
     "/v1/integrity",
     guards=LOOK,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["integrity"],
 )
@@ -144,7 +142,6 @@ def _time(microseconds: int | None) -> str | None:
     "/log/{log:str}/checkpoint",
     guards=LOOK,
     dependencies=READS,
-    responses=PROBLEMS,
     media_type="text/plain",
     sync_to_thread=True,
     tags=["integrity"],
@@ -161,7 +158,6 @@ def checkpoint(reader: NamedDependency[Reader], log: FromPath[str]) -> Response[
     "/log/{log:str}/tile/{path:path}",
     guards=LOOK,
     dependencies=READS,
-    responses=PROBLEMS,
     media_type="application/octet-stream",
     sync_to_thread=True,
     tags=["integrity"],
@@ -180,7 +176,6 @@ def tile(
     "/log/{log:str}/tile/entries/{path:path}",
     guards=READ,
     dependencies=READS,
-    responses=PROBLEMS,
     media_type="application/octet-stream",
     sync_to_thread=True,
     tags=["integrity"],
@@ -210,7 +205,6 @@ def _file(data: bytes, width: int) -> Response[bytes]:
     "/log/{log:str}/consistency",
     guards=LOOK,
     dependencies=READS,
-    responses=PROBLEMS,
     sync_to_thread=True,
     tags=["integrity"],
 )
@@ -219,7 +213,13 @@ def consistency(
     log: FromPath[str],
     first: Annotated[int, QueryParameter(ge=0, description="The size of the earlier tree.")],
     second: Annotated[
-        int | None, QueryParameter(ge=0, description="Of the later; by default as it is now.")
+        int | None,
+        QueryParameter(
+            ge=0,
+            # The framework leaves the bound of what may be none out of the document.
+            schema_extra={"minimum": 0},
+            description="Of the later; by default as it is now.",
+        ),
     ] = None,
 ) -> Consistency:
     """Answer the proof that a tree begins with an earlier one."""
