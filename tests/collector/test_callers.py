@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from indelible import tokens
-from indelible.collector.callers import KNOWN_FOR, Gate, KnownTokens
+from indelible.collector.callers import IN_TURN, KNOWN_FOR, MOST_IN_LINE, Gate, KnownTokens
 from indelible.collector.limits import Rate, neighbourhood
 from indelible.collector.problems import Refusal
 from indelible.collector.state import Collector, Settings
 from indelible.errors import CallerError
+from indelible.rights import Caller
 from indelible.testing import FrozenClock
 from indelible.trail import Trail
 from tests.collector.conftest import FAST, Counted, bearer, issued, serving
@@ -322,3 +326,57 @@ def test_a_parameter_that_a_route_does_not_know_is_refused(
     assert 400 == answer.status_code
     assert query.partition("=")[0] in answer.json()["detail"]
     assert "secret" not in answer.text
+
+
+def test_who_asks_for_much_at_once_waits_for_itself_alone(collector: Collector) -> None:
+    """Of one caller some requests are worked on at a time, and the next when one is done."""
+    gate = Gate(collector)
+    one, other = (Caller(id=name, name=name, role="reader") for name in ("one", "other"))
+
+    async def asked() -> None:
+        at_work: list[int] = []
+        go_on = anyio.Event()
+
+        async def ask(number: int) -> None:
+            async with gate.turn(one):
+                at_work.append(number)
+                await go_on.wait()
+
+        async with anyio.create_task_group() as group:
+            for number in range(MOST_IN_LINE):
+                group.start_soon(ask, number)
+            await anyio.wait_all_tasks_blocked()
+            assert IN_TURN == len(at_work)
+            with pytest.raises(Refusal) as refused:
+                async with gate.turn(one):
+                    pass
+            assert 429 == refused.value.problem.status
+            async with gate.turn(other):
+                go_on.set()
+        assert MOST_IN_LINE == len(at_work)
+
+        async with gate.turn(one):
+            pass
+
+    anyio.run(asked)
+
+
+def test_what_is_recorded_does_not_wait_for_what_is_read(client: Served, token: Issue) -> None:
+    """Where all turns of a caller are taken, what it reads waits, and what it brings does not."""
+    reads, records = token("reader"), token("recorder")
+    gate: Gate = client.app.dependencies["gate"].dependency()
+
+    with ExitStack() as turns, ThreadPoolExecutor(1) as pool:
+        for secret in (reads, records):
+            caller = Caller(id=tokens.taken_apart(secret)[0], name="", role="")
+            for _ in range(IN_TURN):
+                turn = client.blocking_portal.wrap_async_context_manager(gate.turn(caller))
+                turns.enter_context(turn)
+        reading = pool.submit(client.get, "/v1/entries", headers=bearer(reads))
+        recorded = client.post("/v1/events", headers=bearer(records), json={"events": []})
+        waits = not reading.done()
+        turns.close()
+
+    assert 422 == recorded.status_code
+    assert waits
+    assert 200 == reading.result().status_code

@@ -25,7 +25,7 @@ from indelible.collector import (
     tree,
 )
 from indelible.collector.bodies import StrictRequest
-from indelible.collector.callers import Callers, Gate
+from indelible.collector.callers import Callers, Gate, Turns
 from indelible.collector.events import Receiving
 from indelible.collector.exports import Exports
 from indelible.collector.ingest import Ingest
@@ -79,6 +79,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             *spans.middleware(),
             Requests(),
             DefineMiddleware(Callers, gate=gate, exclude_from_auth_key="exclude_from_auth"),
+            Turns(gate),
         ],
         after_exception=[unrouted, gate.after_exception],
         dependencies={

@@ -17,9 +17,12 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
+from litestar.middleware import ASGIMiddleware
 from litestar.middleware.authentication import (
     AbstractAuthenticationMiddleware,
     AuthenticationResult,
@@ -31,20 +34,27 @@ from indelible.collector.limits import Rate, neighbourhood
 from indelible.collector.problems import Refusal
 from indelible.collector.refusals import Refusals, Refused, refused_status
 from indelible.errors import CallerError, Forbidden, IndelibleError, KeyUnavailable
+from indelible.rights import Verb
 from indelible.tokens import AccessToken, ViewerToken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from litestar import Litestar
-    from litestar.types import ASGIApp, Scope
+    from litestar.types import ASGIApp, Receive, Scope, Send
 
     from indelible.collector.state import Collector
-    from indelible.rights import Caller, Verb
+    from indelible.rights import Caller
     from indelible.store import Store
 
 KNOWN_FOR = 2.0
 """Seconds after which a token is looked up again; so a revocation holds within that."""
+
+IN_TURN = 4
+"""Requests of one caller that are worked on at a time, besides what it records; more wait."""
+
+MOST_IN_LINE = 128
+"""Requests of one caller that are worked on or wait."""
 
 _SAVED_UP = 2
 _STRANGERS = 0.1
@@ -137,6 +147,7 @@ class Gate:
         # Of their own, or whoever knocks without a token would shut out those who have one
         # and come from behind the same address for the first time.
         self._guesses = Rate(requests, at_once=max(1.0, requests * _SAVED_UP))
+        self._lines: dict[str, _Line] = {}
         self._refusals = Refusals(collector.trail)
         self._lock = threading.Lock()
         self._used: dict[str, int] = {}
@@ -232,6 +243,28 @@ class Gate:
         """
         _check_pace(self._strangers.take(address, self._clock()))
 
+    @asynccontextmanager
+    async def turn(self, caller: Caller) -> AsyncIterator[None]:
+        """
+        Wait until no more than `IN_TURN` requests of *caller* are worked on, holding no thread.
+
+        So that who asks for much at once waits for itself, and nobody else for it.
+
+        Raises:
+            Refusal: 429: too many wait already.
+        """
+        line = self._lines.setdefault(caller.id, _Line())
+        if line.length >= MOST_IN_LINE:
+            _check_pace(1.0)
+        line.length += 1
+        try:
+            async with line.turns:
+                yield
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[caller.id]
+
     # ---- Who was turned away ----
 
     async def after_exception(self, error: Exception, scope: Scope) -> None:
@@ -241,13 +274,12 @@ class Gate:
         handler: BaseRouteHandler | None = scope.get("route_handler")
         if status is None or handler is None:
             return
-        verbs = [verb for guard in handler.guards or () for verb in getattr(guard, "verbs", ())]
         refused = Refused(
             caller=None if caller is None else caller.id,
             role=None if caller is None else caller.role,
             address=None if caller is not None else address_of(scope),
             route=f"{scope.get('method', '')} {scope.get('path_template', '')}",
-            verb=" or ".join(verbs),
+            verb=" or ".join(verbs_of(handler)),
             status=status,
         )
         if self._refusals.add(refused, self._collector.now()):
@@ -290,6 +322,14 @@ class Gate:
             _log.warning("refused access is written later: %s", type(error).__name__)
 
 
+class _Line:
+    """Requests of one caller, of which some are worked on."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.turns = anyio.Semaphore(IN_TURN)
+
+
 def _check_pace(wait: float) -> None:
     if wait > 0:
         raise Refusal(
@@ -321,6 +361,34 @@ class Callers(AbstractAuthenticationMiddleware):
         connection.scope["user"] = caller
         self._gate.meet(caller)
         return AuthenticationResult(user=caller, auth=header)
+
+
+class Turns(ASGIMiddleware):
+    """Has the requests of a caller take turns; what is recorded, and whoever waits, does not."""
+
+    scopes = (ScopeType.HTTP,)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Let the request pass when it is its turn."""
+        caller: Caller | None = scope.get("user")
+        handler = scope["route_handler"]
+        if caller is None or handler.opt.get(UNTURNED) or Verb.RECORD in verbs_of(handler):
+            await next_app(scope, receive, send)
+            return
+        async with self._gate.turn(caller):
+            await next_app(scope, receive, send)
+
+
+UNTURNED = "takes_turns_itself"
+"""Marks a route that asks for a turn when it has something to do."""
+
+
+def verbs_of(handler: BaseRouteHandler) -> list[Verb]:
+    """Return what a route asks for."""
+    return [verb for guard in handler.guards or () for verb in getattr(guard, "verbs", ())]
 
 
 def address_of(scope: Scope) -> str:

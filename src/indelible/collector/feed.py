@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
@@ -19,6 +20,7 @@ from litestar import Request, get
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 
+from indelible.collector.callers import UNTURNED, Gate
 from indelible.collector.problems import Refusal
 from indelible.collector.reading import READ, READS, item_of
 from indelible.query import MAX_LIMIT
@@ -27,7 +29,7 @@ from indelible.rights import Caller
 from indelible.wire import FeedPage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from types import FrameType
 
     from litestar import Litestar
@@ -180,6 +182,7 @@ def _bell(request: Request[Any, Any, Any]) -> Bell:
     "/v1/feed/{stream:str}",
     guards=READ,
     dependencies=READS,
+    opt={UNTURNED: True},
     tags=["reading"],
 )
 async def feed(
@@ -187,6 +190,7 @@ async def feed(
     request: Request[Any, Any, Any],
     reader: NamedDependency[Reader],
     caller: NamedDependency[Caller],
+    gate: NamedDependency[Gate],
     stream: Annotated[str, PathParameter(description="A stream, or the name of its log.")],
     after: Annotated[
         int,
@@ -206,8 +210,9 @@ async def feed(
     Entries that the caller does not see are left out, and `after` is behind them. Where the
     first entries of a log were purged, it begins with the one at `first`.
     """
+    look = partial(_in_turn, gate, caller, reader, stream, limit)
     with _bell(request).place(caller) if wait else nullcontext():
-        portion = await _awaited(request, reader, stream, after=after, wait=wait, limit=limit)
+        portion = await _awaited(_bell(request), look, after=after, wait=wait)
     return FeedPage(
         items=tuple(map(item_of, portion.items)),
         after=portion.after,
@@ -219,25 +224,27 @@ async def feed(
 
 
 async def _awaited(
-    request: Request[Any, Any, Any],
-    reader: Reader,
-    stream: str,
-    *,
-    after: int,
-    wait: float,
-    limit: int,
+    bell: Bell, look: Callable[[int], Awaitable[Portion]], *, after: int, wait: float
 ) -> Portion:
     """Return what follows, once something does or the time is up."""
     until = asyncio.get_running_loop().time() + wait
     while True:
-        portion = await anyio.to_thread.run_sync(_portion, reader, stream, after, limit)
+        portion = await look(after)
         left = until - asyncio.get_running_loop().time()
         if portion.items or portion.after + 1 < portion.head.size or left <= 0:
             break
         after = portion.after
-        if not await _bell(request).wait(portion.head.log, portion.head.size, left):
+        if not await bell.wait(portion.head.log, portion.head.size, left):
             break
     return portion
+
+
+async def _in_turn(  # noqa: PLR0917 - who looks, and where
+    gate: Gate, caller: Caller, reader: Reader, log: str, limit: int, after: int
+) -> Portion:
+    # Whoever waits takes turns as well, whenever there is something to be read.
+    async with gate.turn(caller):
+        return await anyio.to_thread.run_sync(_portion, reader, log, after, limit)
 
 
 def _portion(reader: Reader, log: str, after: int, limit: int) -> Portion:
