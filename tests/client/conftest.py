@@ -83,7 +83,7 @@ class Between:
             request.path,
             params=dict(request.parameters),
             content=request.body,
-            headers=bearer(self.token),
+            headers={**bearer(self.token), "Content-Type": "application/json"},
         )
         answer = Answer(
             status=found.status_code,

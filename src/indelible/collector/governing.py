@@ -768,6 +768,10 @@ def plan_to_sign(
     with trail.store.read() as view:
         proposal = _proposal(view, key, collector.now())
         plan = Plan.from_bytes(policies.document(view, key))
+        # What an erasure covers links the entries of one person.
+        erases = plan.kind != "policy"
+        if erases and caller.verbs(trail.policy).isdisjoint({Verb.APPROVE, Verb.ERASE}):
+            raise NotFound("plan: found none of this digest that waits")
         return plan_shown(trail, view, plan, proposal, whole=True)
 
 
