@@ -23,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from indelible.collector import spans
+from indelible.collector.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -246,6 +247,10 @@ class Requests(ASGIMiddleware):
 
         try:
             await next_app(scope, receive, sent)
+        except Exception as error:
+            # Whoever is turned away before any route: that is answered further out.
+            status = status_of(error)
+            raise
         finally:
             _count(scope, scope["path_template"], status, monotonic() - started)
 

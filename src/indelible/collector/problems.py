@@ -107,6 +107,15 @@ def problem_of(error: IndelibleError) -> Problem:
     return problem(500, "internal", "something is wrong here; it was logged")
 
 
+def status_of(error: Exception) -> int:
+    """Return the status that *error* is answered with."""
+    if isinstance(error, Refusal):
+        return error.problem.status
+    if isinstance(error, IndelibleError):
+        return problem_of(error).status
+    return error.status_code if isinstance(error, HTTPException) else 500
+
+
 def answer(found: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
     """Return the response that says *found*."""
     more = (

@@ -126,6 +126,9 @@ def _operation(method: str, path: str, operation: Document) -> Document:
             responses[status] = _problem(int(status), response["description"])
         elif _is_file(response):
             response["content"] = {"*/*": {}}
+            # The framework says of one that it is a time as JSON has it, which HTTP has not.
+            for header in response["headers"].values():
+                header["schema"] = {"type": "string"}
     operation["responses"] = dict(sorted(responses.items()))
     return operation
 
