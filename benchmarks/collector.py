@@ -62,6 +62,9 @@ RATE = 200
 """Plain events a second, whose receipts are waited for."""
 
 _SECONDS = 10.0
+_PAUSE = 1.0
+"""Seconds between two rounds of an auditor who asks."""
+
 _ROWS = 3_000
 _HOUR = 3_600_000_000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -142,7 +145,8 @@ def _site(scratch: Path, url: str, entries: int, policy: Any) -> Site:  # noqa: 
         enrol_all(made, Enrolment(keys=tuple(keys)), operator, 1)
         recorder = _issued(made, "recorder", producer="shop.example.com/*")
         auditor = _issued(made, "auditor")
-    server = Server(path, Authority(scratch), store=url, config=scratch / "config")
+    more = ["--workers", str(PRODUCERS)]
+    server = Server(path, Authority(scratch), *more, store=url, config=scratch / "config")
     return Site(server=server, recorder=recorder, auditor=auditor, shipments=shipments)
 
 
@@ -256,7 +260,7 @@ def _ask(site: Site, taken: list[float], stop: Flag) -> None:
                 answer = client.get(query.format(actor="u7"))
                 taken.append(time.perf_counter() - began)
                 answer.raise_for_status()
-            stop.wait(0.05)
+            stop.wait(_PAUSE)
 
 
 def _follow(site: Site, lags: list[float], stop: Flag) -> None:
