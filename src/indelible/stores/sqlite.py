@@ -566,9 +566,8 @@ class _Transaction:
         head = self._heads[log]
         number = self._numbers[log]
         self._connection.execute(
-            "INSERT INTO rotation SELECT ?1 + COUNT(*), ?3 FROM rotation"
-            " WHERE key >= ?1 AND key < ?2",
-            (key_of(number, 0), key_of(number + 1, 0), note),
+            "INSERT INTO rotation SELECT ? + COUNT(*), ? FROM rotation WHERE key >= ? AND key < ?",
+            (key_of(number, 0), note, key_of(number, 0), key_of(number + 1, 0)),
         )
         self._move(replace(head, checkpoint=checkpoint))
 
@@ -838,9 +837,9 @@ class _View:
         self, kind: str, first: bytes = b"", last: bytes | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         yield from self._connection.execute(
-            "SELECT key, value FROM fact WHERE kind = ?1 AND key >= ?2"
-            " AND (?3 IS NULL OR key < ?3) ORDER BY key",
-            (kind, first, last),
+            "SELECT key, value FROM fact WHERE kind = ? AND key >= ?"
+            " AND (? IS NULL OR key < ?) ORDER BY key",
+            (kind, first, last, last),
         )
 
     def tiles(self, log: str, first: int, last: int) -> Iterator[Tile]:
