@@ -225,6 +225,19 @@ class Rotation:
         return rotation
 
 
+def handed_over(key: VerifierKey, rotations: Iterable[bytes]) -> list[VerifierKey]:
+    """
+    Return *key* and those that it handed its log over to, as the *rotations* say, in order.
+
+    Raises:
+        Malformed, InvalidSignature: A note is no rotation, or not from the key before it.
+    """
+    keys = [key]
+    for note in rotations:
+        keys.append(Rotation.open(note, keys[-1]).new)
+    return keys
+
+
 def _lines(text: str, count: int, what: str) -> list[str]:
     # Not splitlines(), which also splits at U+2028, U+0085 and others.
     *lines, rest = text.split("\n")

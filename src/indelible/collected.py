@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from indelible import query
-from indelible.checkpoint import Checkpoint, Rotation
+from indelible.checkpoint import Checkpoint, handed_over
 from indelible.errors import VerificationError
 from indelible.merkle import HASH_SIZE, Edge, leaf_hash
 from indelible.note import VerifierKey
@@ -168,18 +168,11 @@ def _compared(producer: Producer, held: Held, tree: _Tree) -> Iterator[Finding]:
             f" {held.size} with {held.tree.root.hex()}",
         )
     try:
-        keys = _keys(producer, held)
+        keys = handed_over(VerifierKey.from_text(producer.key), held.rotations)
         for promise in held.promised:
             _verify(promise, keys, tree)
     except VerificationError as error:
         yield _finding(origin, str(error))
-
-
-def _keys(producer: Producer, held: Held) -> list[VerifierKey]:
-    keys = [VerifierKey.from_text(producer.key)]
-    for note in held.rotations:
-        keys.append(Rotation.open(note, keys[-1]).new)
-    return keys
 
 
 def _verify(promise: Promise, keys: list[VerifierKey], tree: _Tree) -> None:

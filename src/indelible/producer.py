@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from indelible.checkpoint import Checkpoint, Rotation
+from indelible.checkpoint import Checkpoint, Rotation, handed_over
 from indelible.disclosure import commitment_of, is_hash, leaf_of, open_at
 from indelible.entry import MAX_ENTRY, NO_PREVIOUS, Collected, Entry, verify_link
 from indelible.errors import CallerError, InvalidProof, Malformed, VerificationError
@@ -126,7 +126,6 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         edge: Right edge of the tree over its first *size* entries.
         rest: Leaf hashes after the last complete tile.
-        recorded_at: The producer's clock at the last entry, microseconds since 1970.
         rotations: Notes by which the log changed its key.
         promised: Trees that were signed and that the entries have yet to reach: the next,
             and the largest; and then the largest that was signed at all.
@@ -139,7 +138,6 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     edge: bytes = b""
     rest: bytes = b""
     last_leaf: bytes = NO_PREVIOUS
-    recorded_at: int = 0
     rotations: tuple[bytes, ...] = ()
     promised: tuple[Promise, ...] = ()
     seen_at: int | None = None
@@ -296,7 +294,8 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
     if signed.size == held.size:
         _reach(producer, promise, held.tree)
     if last <= held.size:
-        return _nothing_new(held, promise, now)
+        # All of it is held. What it promises is kept with the next shipment that is new.
+        return Admission(entries=(), held=held, tiles=(), refused=())
     new = held.size - first
     _verify_links(entries[new:], held.last_leaf, leaves[new:])
     edge, _ = held.tree.extend(leaves[new:])
@@ -318,7 +317,6 @@ def admit(  # noqa: PLR0917 - whose it is, what is held, what came, and how to l
             edge=edge.to_bytes(),
             rest=rest[whole * TILE * HASH_SIZE :],
             last_leaf=leaves[-1],
-            recorded_at=entries[-1].recorded_at,
             rotations=rotations,
             promised=_open_promises([*held.promised, *boundaries, promise], last),
             seen_at=now,
@@ -389,9 +387,8 @@ def _rotations(
     given = tuple(_note_of(note, "rotation") for note in shipment.rotations)
     known = held.rotations
     if given[: len(known)] != known[: len(given)]:
-        key = VerifierKey.from_text(producer.key)
-        for note in given:  # or whoever has a token could make a conflict of anything
-            key = Rotation.open(note, key).new
+        # Or whoever has a token could make a conflict of anything.
+        handed_over(VerifierKey.from_text(producer.key), given)
         raise Conflict(f"{producer.origin}: has other rotation notes than those that are held")
     notes = max(given, known, key=len)
     key = VerifierKey.from_text(producer.key)
@@ -412,17 +409,6 @@ def _note_of(text: str, what: str) -> bytes:
     if len(note) > _MOST_NOTE:
         raise Malformed(f"{what}: found {len(note)} bytes, expected at most {_MOST_NOTE}")
     return note
-
-
-def _nothing_new(held: Held, promise: Promise, now: int) -> Admission:
-    """Return what becomes of a shipment that is held already."""
-    promised = _open_promises([*held.promised, promise], held.size)
-    return Admission(
-        entries=(),
-        held=msgspec.structs.replace(held, promised=promised, seen_at=now),
-        tiles=(),
-        refused=(),
-    )
 
 
 def _verify_links(entries: Sequence[Entry], previous: bytes, leaves: Sequence[bytes]) -> None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 from indelible import custody, mark, policies, query
 from indelible.access import Viewer
 from indelible.box import ValueState
-from indelible.checkpoint import Rotation
+from indelible.checkpoint import Rotation, handed_over
 from indelible.closer import Closer
 from indelible.context import authenticated, context, wrap
 from indelible.creation import (
@@ -377,10 +377,7 @@ class Trail:
         pin = self.pins().read().get(head.log)
         if pin is None:
             return self.signer(head.log).verifier
-        key = pin.key
-        for note in rotations:
-            key = Rotation.open(note, key).new
-        return key
+        return handed_over(pin.key, rotations)[-1]
 
     def rotate_key(self, stream: str = "user") -> VerifierKey:
         """

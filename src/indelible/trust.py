@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from indelible import query
-from indelible.checkpoint import Checkpoint, Rotation
+from indelible.checkpoint import Checkpoint, handed_over
 from indelible.creation import describe, open_store
 from indelible.errors import CallerError, Damaged
 from indelible.mark import Known, Mark
@@ -224,8 +224,5 @@ def _keys_of(store: Store, log: str, trusted: Mapping[str, VerifierKey]) -> list
     """Return the trusted key of *log* and those that it handed over to."""
     if log not in trusted:
         raise CallerError(f"checkpoint: no key is pinned or given for log {log}")
-    keys = [trusted[log]]
     with store.read() as view:
-        for note in view.rotations(log):
-            keys.append(Rotation.open(note, keys[-1]).new)
-    return keys
+        return handed_over(trusted[log], view.rotations(log))

@@ -9,6 +9,7 @@ written anew.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +36,14 @@ PURPOSE_HEADER = "Indelible-Purpose"
 
 CASE_HEADER = "Indelible-Case"
 """What the reader works on: masked identities become pseudonyms within it."""
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether *host* is this machine, the only one that plain HTTP may be spoken with."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +14,13 @@ import typer
 
 from indelible.cli import output
 from indelible.cli.arguments import Directory, Json, trail_of
+from indelible.cli.signals import told_by_signals
 from indelible.errors import CallerError, StoreError
 from indelible.outboxes import open_outbox
 from indelible.relay import Done, Lag, Relay, lag_of
 from indelible.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from indelible.outbox import Outbox
 
 ENVIRONMENT = "INDELIBLE_OUTBOX"
@@ -162,7 +160,7 @@ class _Run:
         """Move what comes, until SIGTERM or SIGINT; what is under way is completed."""
         self._measure(first=True)
         thread = threading.Thread(target=self._move, args=(poll,), name="indelible-relay")
-        with self._signals():
+        with told_by_signals(lambda: self._ended.put(None)):
             thread.start()
             error = self._wait()
             self._stop.set()
@@ -213,18 +211,6 @@ class _Run:
             if first:
                 raise
             output.report(type(error).__name__, f"--metrics: {error.strerror}", json=self._json)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {
-            number: signal.signal(number, lambda *_: self._ended.put(None))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class _Metrics:

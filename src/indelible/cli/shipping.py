@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +11,13 @@ import typer
 
 from indelible.cli import output
 from indelible.cli.arguments import Directory, Json, trail_of
+from indelible.cli.signals import told_by_signals
 from indelible.errors import CallerError
 from indelible.sinks.collector import ENVIRONMENT, BackgroundShipper, Sent, Shipper
 from indelible.sinks.joining import KEPT, join
 from indelible.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from indelible.errors import IndelibleError
 
 _FLIGHT = 60.0
@@ -106,26 +104,12 @@ def ship(
 
 def _until_stopped(shipper: Shipper) -> None:
     """Ship in a thread until SIGTERM or SIGINT; a flight that is under way is completed."""
-    # Unlike an event, it may be used in the handler of a signal.
     ended: SimpleQueue[None] = SimpleQueue()
     background = BackgroundShipper(shipper, patience=0)
-    with _signals(ended):
+    with told_by_signals(lambda: ended.put(None)):
         background.start()
         ended.get()
         background.stop(_FLIGHT)
-
-
-@contextmanager
-def _signals(ended: SimpleQueue[None]) -> Iterator[None]:
-    before = {
-        number: signal.signal(number, lambda *_: ended.put(None))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Request
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
@@ -106,7 +107,7 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
             ),
             security=[{"token": []}],
         ),
-        state=_state(collector),
+        state=State({"collector": collector}),
         lifespan=[
             *lifespan,
             scrubbing,
@@ -119,9 +120,3 @@ def create_app(collector: Collector, *, lifespan: Sequence[Lifespan] = ()) -> Li
         logging_config=None,
         debug=False,
     )
-
-
-def _state(collector: Collector) -> Any:  # noqa: ANN401 - Litestar's own
-    from litestar.datastructures import State  # noqa: PLC0415 - needed here alone
-
-    return State({"collector": collector})

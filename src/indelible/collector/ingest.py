@@ -101,7 +101,8 @@ class Ingest:
         for _ in range(_ATTEMPTS):
             with self._trail.store.read() as view:
                 producer, before = known(view, origin, caller)
-                documents = _Documents(shipment.policies, _room(view, origin))
+                room = _room(view, origin) if shipment.policies else 0
+                documents = _Documents(shipment.policies, room)
                 held = Held.from_bytes(before)
                 try:
                     admission = admit(

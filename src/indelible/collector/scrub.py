@@ -19,11 +19,11 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
 import msgspec
 
 from indelible.accounting import account_for
-from indelible.checkpoint import Checkpoint, Rotation
+from indelible.checkpoint import Checkpoint, handed_over
+from indelible.collector.beside import beside
 from indelible.custody import own_event
 from indelible.errors import Damaged, IndelibleError, Moved, TrailClosed, VerificationError
 from indelible.merkle import node_hash, root_at, subtree_root
@@ -248,12 +248,7 @@ def _root(view: View, head: Head, part: Part) -> bytes:
 def _key(trail: Trail, view: View, log: str) -> VerifierKey | None:
     """Return the key that the pinned one has handed the log over to."""
     pin = trail.pins().read().get(log)
-    if pin is None:
-        return None
-    key = pin.key
-    for note in view.rotations(log):
-        key = Rotation.open(note, key).new
-    return key
+    return None if pin is None else handed_over(pin.key, view.rotations(log))[-1]
 
 
 def _gently(stop: threading.Event) -> Callable[[int, int], None]:
@@ -286,13 +281,5 @@ async def scrubbing(app: Litestar) -> AsyncIterator[None]:
     if not collector.settings.scrub_every:
         yield
         return
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=Scrubber(collector).run, args=(stop,), name="indelible-scrub", daemon=True
-    )
-    thread.start()
-    try:
+    async with beside("indelible-scrub", Scrubber(collector).run):
         yield
-    finally:
-        stop.set()
-        await anyio.to_thread.run_sync(thread.join)

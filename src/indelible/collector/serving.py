@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack, asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
@@ -30,6 +29,7 @@ from indelible.collector.app import create_app
 from indelible.collector.metrics import SHARED
 from indelible.collector.state import Collector, Settings
 from indelible.errors import CallerError
+from indelible.wire import is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -128,18 +128,11 @@ def _check(serving: Serving) -> None:
     if serving.certificate is None:
         if serving.client_ca is not None:
             raise CallerError("--client-ca: found no --tls-cert, without which there is no TLS")
-        if not _is_loopback(serving.host):
+        if not is_this_machine(serving.host):
             raise CallerError(
                 f"--tls-cert: found none, expected one to listen on {serving.host}: without TLS"
                 " a collector is for this machine alone"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _path(name: str | None) -> Path | None:

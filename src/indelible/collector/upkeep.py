@@ -9,20 +9,19 @@ repetitions of plain events were known by, when their window is over.
 from __future__ import annotations
 
 import logging
-import threading
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
-
 from indelible import custody
+from indelible.collector.beside import beside
 from indelible.custody import own_event
 from indelible.errors import IndelibleError, TrailClosed
 from indelible.producer import HELD_KIND, KIND, Held, Producer, heads_of
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import AsyncIterator
 
     from litestar import Litestar
@@ -44,8 +43,10 @@ class Upkeep:
         self._named: bytes | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Go on until *stop* is set; a store that is away is waited for."""
-        while not stop.wait(HOUR):
+        """Go on until *stop* is set, and do it once more; a store that is away is waited for."""
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(HOUR)
             try:
                 self.step()
             except TrailClosed:
@@ -78,20 +79,5 @@ class Upkeep:
     @asynccontextmanager
     async def running(self, _: Litestar) -> AsyncIterator[None]:
         """Do it for as long as the application runs, and once at its end."""
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=self.run, args=(stop,), name="indelible-upkeep", daemon=True
-        )
-        thread.start()
-        try:
+        async with beside("indelible-upkeep", self.run):
             yield
-        finally:
-            stop.set()
-            await anyio.to_thread.run_sync(thread.join)
-            await anyio.to_thread.run_sync(self._last)
-
-    def _last(self) -> None:
-        try:
-            self.step()
-        except IndelibleError as error:
-            _log.warning("upkeep: %s", error)

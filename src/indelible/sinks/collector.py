@@ -22,7 +22,6 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -43,7 +42,7 @@ from indelible.errors import (
 )
 from indelible.log import head_of
 from indelible.shipping import Progress
-from indelible.wire import Enrolled, Enrolment, Problem, ShipmentReceipt, Standing
+from indelible.wire import Enrolled, Enrolment, Problem, ShipmentReceipt, Standing, is_this_machine
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -702,7 +701,7 @@ class Link:
                 "URL of the collector: found user, query, fragment or no host, expected"
                 " https://host"
             )
-        is_plain = url.scheme == "http" and allow_plaintext and _is_loopback(url.host)
+        is_plain = url.scheme == "http" and allow_plaintext and is_this_machine(url.host)
         if url.scheme != "https" and not is_plain:
             raise CallerError(f"URL of the collector: found {url.scheme!r}, expected 'https'")
         return str(url).rstrip("/")
@@ -737,13 +736,6 @@ def _why(error: Exception) -> str:
 
 def _path(origin: str) -> str:
     return f"/v1/producers/{quote(origin, safe='/')}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _problem(status: int, data: bytes) -> Problem:
